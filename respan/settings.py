@@ -1,0 +1,233 @@
+"""Every setting of Respan, once, in the order of reading. Values come from the environment or from `.env`.
+
+Documented for operators in `.env.example`; unsafe combinations are refused by `respan/checks.py`.
+"""
+
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+import environ
+
+env = environ.FileAwareEnv()
+BASE_DIR = Path(__file__).resolve().parent.parent
+environ.Env.read_env(env.str("RESPAN_ENV_FILE", default=str(BASE_DIR / ".env")))
+
+# --- Where we are ----------------------------------------------------------------------------------------------------
+RESPAN_DATA_DIR = Path(env.str("RESPAN_DATA_DIR", default=str(BASE_DIR / ".data"))).resolve()
+RESPAN_SPOOL_DIR = RESPAN_DATA_DIR / "spool"
+HOST = env.str("HOST", default="127.0.0.1")
+PORT = env.int("PORT", default=8000)
+RESPAN_BASE_URL = env.str("RESPAN_BASE_URL", default=f"http://{'127.0.0.1' if HOST == '0.0.0.0' else HOST}:{PORT}")  # noqa: S104
+RESPAN_BASE_URL = RESPAN_BASE_URL.rstrip("/")
+_base = urlsplit(RESPAN_BASE_URL)
+RESPAN_IS_LOOPBACK = _base.hostname in {"127.0.0.1", "localhost", "::1"} and HOST in {"127.0.0.1", "localhost", "::1"}
+RESPAN_IS_HTTPS = _base.scheme == "https"
+
+# --- Secrets (generated into .env by `manage.py up` on a first start) ---------------------------------------------------
+SECRET_KEY = env.str("SECRET_KEY", default="")
+# HMAC key of stored API keys; changing it revokes every API key.
+RESPAN_KEY_PEPPER = env.str("RESPAN_KEY_PEPPER", default="")
+# Key ring of provider keys: `kid:base64 of 32 bytes`, comma separated, the first encrypts. BACK THIS UP.
+RESPAN_KEYS = env.str("RESPAN_KEYS", default="")
+
+# --- Django --------------------------------------------------------------------------------------------------------------
+DEBUG = env.bool("DEBUG", default=False)
+_loopback_hosts = ["127.0.0.1", "localhost", "[::1]"]
+ALLOWED_HOSTS = list(
+    dict.fromkeys([_base.hostname or "", *(_loopback_hosts if RESPAN_IS_LOOPBACK else []), *env.list("ALLOWED_HOSTS", default=[])])
+)
+CSRF_TRUSTED_ORIGINS = [f"{_base.scheme}://{_base.netloc}"]
+ROOT_URLCONF = "respan.urls"
+ASGI_APPLICATION = "respan.asgi.application"
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+USE_TZ = True
+TIME_ZONE = "UTC"
+LANGUAGE_CODE = "en"
+USE_I18N = False
+APPEND_SLASH = True
+
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "whitenoise.runserver_nostatic",
+    "django.contrib.staticfiles",
+    "csp",
+    "rest_framework",
+    "allauth",
+    "allauth.account",
+    "accounts",
+    "billing",
+    "traces",
+    "gateway",
+    "respan",
+]
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "csp.middleware.CSPMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "allauth.account.middleware.AccountMiddleware",
+    "accounts.tenancy.OrganizationMiddleware",
+]
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+                "respan.pages.frame",
+            ],
+        },
+    }
+]
+
+# --- Database and broker --------------------------------------------------------------------------------------------------
+# Unset: `manage.py` starts a private PostgreSQL and sets it (respan/embedded.py).
+DATABASE_URL = env.str("DATABASE_URL", default="")
+DATABASES = {
+    "default": {
+        **environ.Env.db_url_config(DATABASE_URL or "postgres://unset:unset@127.0.0.1:1/unset"),
+        "ENGINE": "django.db.backends.postgresql",
+        "CONN_MAX_AGE": 60,
+        "CONN_HEALTH_CHECKS": True,
+        "ATOMIC_REQUESTS": False,
+        "OPTIONS": {"connect_timeout": 5},
+    }
+}
+RESPAN_POOL_SIZE = env.int("RESPAN_POOL_SIZE", default=8)
+
+
+def _pgmq_url() -> str:
+    database = DATABASES["default"]
+    credentials = f"{quote(str(database['USER']), safe='')}:{quote(str(database['PASSWORD']), safe='')}"
+    return f"pgmq://{credentials}@{database['HOST']}:{database['PORT'] or 5432}/{database['NAME']}"
+
+
+CELERY_BROKER_URL = env.str("CELERY_BROKER_URL", default="") or _pgmq_url()
+
+# --- People ---------------------------------------------------------------------------------------------------------------
+AUTH_USER_MODEL = "accounts.User"
+AUTHENTICATION_BACKENDS = [
+    "django.contrib.auth.backends.ModelBackend",
+    "allauth.account.auth_backends.AuthenticationBackend",
+]
+PASSWORD_HASHERS = [
+    "django.contrib.auth.hashers.Argon2PasswordHasher",
+    "django.contrib.auth.hashers.PBKDF2PasswordHasher",
+]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 10}},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+LOGIN_URL = "account_login"
+LOGIN_REDIRECT_URL = "/platform/"
+EMAIL_URL = env.str("EMAIL_URL", default="")
+EMAIL_IS_CONFIGURED = bool(EMAIL_URL)
+if EMAIL_IS_CONFIGURED:
+    vars().update(environ.Env.email_url_config(EMAIL_URL))
+else:
+    EMAIL_BACKEND = "django.core.mail.backends.dummy.EmailBackend"
+DEFAULT_FROM_EMAIL = env.str("DEFAULT_FROM_EMAIL", default=f"Respan <no-reply@{_base.hostname}>")
+ACCOUNT_LOGIN_METHODS = {"email"}
+ACCOUNT_SIGNUP_FIELDS = ["email*", "password1*"]
+ACCOUNT_USER_MODEL_USERNAME_FIELD = None
+ACCOUNT_EMAIL_VERIFICATION = "mandatory" if EMAIL_IS_CONFIGURED else "none"
+ACCOUNT_EMAIL_VERIFICATION_BY_CODE_ENABLED = True
+ACCOUNT_ADAPTER = "accounts.signup.AccountAdapter"
+ACCOUNT_FORMS = {"signup": "accounts.forms.SignupForm"}
+ACCOUNT_DEFAULT_HTTP_PROTOCOL = _base.scheme
+ACCOUNT_LOGOUT_ON_GET = False
+RESPAN_SIGNUP_OPEN = env.bool("RESPAN_SIGNUP_OPEN", default=True)
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = RESPAN_IS_HTTPS
+SESSION_COOKIE_NAME = "__Host-session" if RESPAN_IS_HTTPS else "respan_session"
+CSRF_COOKIE_NAME = "__Host-csrf" if RESPAN_IS_HTTPS else "respan_csrf"
+SESSION_COOKIE_HTTPONLY = CSRF_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
+SESSION_COOKIE_AGE = 12 * 3600
+
+# --- The browser's safety -----------------------------------------------------------------------------------------------
+SECURE_SSL_REDIRECT = env.bool("SECURE_SSL_REDIRECT", default=False)
+SECURE_HSTS_SECONDS = 31_536_000 if RESPAN_IS_HTTPS else 0
+SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = RESPAN_IS_HTTPS
+SECURE_REFERRER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+# Addresses (CIDR) of proxies whose X-Forwarded-For and X-Forwarded-Proto are believed.
+RESPAN_TRUSTED_PROXIES = env.list("RESPAN_TRUSTED_PROXIES", default=[])
+if RESPAN_TRUSTED_PROXIES:
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+_self = "'self'"
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": ["'none'"],
+        "script-src": [_self],
+        "style-src": [_self],
+        "img-src": [_self, "data:"],
+        "font-src": [_self],
+        "connect-src": [_self],
+        "base-uri": ["'none'"],
+        "frame-ancestors": ["'none'"],
+        "form-action": [_self],
+    }
+}
+
+# --- Static files ---------------------------------------------------------------------------------------------------------
+STATIC_URL = "/static/"
+STATIC_ROOT = Path(env.str("RESPAN_STATIC_ROOT", default=str(RESPAN_DATA_DIR / "static")))
+STATICFILES_DIRS: list[Path] = []
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
+}
+WHITENOISE_USE_FINDERS = True
+
+# --- The gateway ------------------------------------------------------------------------------------------------------------
+RESPAN_MAX_BODY_BYTES = env.int("RESPAN_MAX_BODY_BYTES", default=32 * 1024 * 1024)
+RESPAN_BODY_TIMEOUT_S = env.float("RESPAN_BODY_TIMEOUT_S", default=30.0)
+RESPAN_WRITE_STALL_TIMEOUT_S = env.float("RESPAN_WRITE_STALL_TIMEOUT_S", default=60.0)
+RESPAN_CONNECT_TIMEOUT_S = env.float("RESPAN_CONNECT_TIMEOUT_S", default=5.0)
+RESPAN_FIRST_BYTE_TIMEOUT_S = env.float("RESPAN_FIRST_BYTE_TIMEOUT_S", default=60.0)
+RESPAN_GAP_TIMEOUT_S = env.float("RESPAN_GAP_TIMEOUT_S", default=90.0)
+RESPAN_TOTAL_TIMEOUT_S = env.float("RESPAN_TOTAL_TIMEOUT_S", default=590.0)
+# host:port pairs of private addresses that provider keys may point at, for example `10.0.0.5:8000`.
+RESPAN_UPSTREAM_ALLOW = env.list("RESPAN_UPSTREAM_ALLOW", default=[])
+RESPAN_UPSTREAM_MAX_CONCURRENCY = env.int("RESPAN_UPSTREAM_MAX_CONCURRENCY", default=4000)
+# Folders with more catalogue files (`*.toml`), loaded after ours.
+RESPAN_CATALOG_EXTRA = [Path(folder) for folder in env.list("RESPAN_CATALOG_EXTRA", default=[])]
+# An operator's provider keys by environment: RESPAN_PLATFORM_KEY_OPENAI=sk-... (see gateway/credentials.py).
+RESPAN_PLATFORM_KEY_PREFIX = "RESPAN_PLATFORM_KEY_"
+
+# --- Money ------------------------------------------------------------------------------------------------------------------
+# Credits a new organization starts with, in USD. Default none: it would be farmed.
+RESPAN_SIGNUP_GRANT_USD = env.str("RESPAN_SIGNUP_GRANT_USD", default="0")
+
+# --- Traces -----------------------------------------------------------------------------------------------------------------
+RESPAN_RETENTION_DAYS = env.int("RESPAN_RETENTION_DAYS", default=30)
+RESPAN_MAX_STORED_BODY_BYTES = 256 * 1024
+
+# --- DRF --------------------------------------------------------------------------------------------------------------------
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": ["accounts.authentication.ApiKeyAuthentication"],
+    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "EXCEPTION_HANDLER": "respan.api.exception_handler",
+    "UNAUTHENTICATED_USER": None,
+}
+
+# --- Logs of the processes (never bodies, never secrets) -------------------------------------------------------------------
+LOG_LEVEL = env.str("LOG_LEVEL", default="INFO")
+LOGGING_CONFIG = "respan.logging.configure"
+LOGGING = {"level": LOG_LEVEL, "json": env.bool("LOG_JSON", default=not RESPAN_IS_LOOPBACK)}

@@ -1,0 +1,224 @@
+"""One PostgreSQL for a run, one database for each xdist worker, a fixed cast of people, and servers under test.
+
+This file runs before Django reads its settings: it puts `DATABASE_URL`, the secrets and `RESPAN_DATA_DIR` of the run
+into the environment, so that this process and every server it starts agree. `DATABASE_URL` of the caller names the
+server; without it an embedded one is started for the run. Tests never clean up (append-only tables refuse it): each
+makes its own organizations. Neighbours: `servers.py`.
+"""
+
+import atexit
+import inspect
+import os
+import shutil
+import sys
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import pytest
+
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
+
+
+def _start_postgres(folder: Path) -> str:
+    from respan import embedded
+
+    cluster = embedded.use(folder)
+    atexit.register(cluster.release)
+    return cluster.url
+
+
+def _prepare_environment() -> None:
+    """Give this process the run's server, its own database and data folder, and secrets that are no secrets."""
+    if "RESPAN_TEST_RUN_DIR" not in os.environ:
+        run = Path(tempfile.mkdtemp(prefix="respan-tests-"))
+        atexit.register(shutil.rmtree, run, ignore_errors=True)  # runs after the server has stopped
+        os.environ["RESPAN_TEST_RUN_DIR"] = str(run)
+        os.environ["RESPAN_TEST_SERVER_URL"] = os.environ.get("DATABASE_URL") or _start_postgres(run / "server")
+    server = urlsplit(os.environ["RESPAN_TEST_SERVER_URL"])
+    name = "_".join(filter(None, ["test", server.path.strip("/") or "respan", WORKER]))
+    data = Path(os.environ["RESPAN_TEST_RUN_DIR"]) / (WORKER or "main")
+    data.mkdir(exist_ok=True)
+    for setting in ("HOST", "PORT", "RESPAN_BASE_URL", "EMAIL_URL", "CELERY_BROKER_URL", "DEBUG", "LOG_LEVEL", "LOG_JSON"):
+        os.environ.pop(setting, None)
+    os.environ.update(
+        DATABASE_URL=urlunsplit(server._replace(path=f"/{name}")),
+        RESPAN_DATA_DIR=str(data),
+        RESPAN_ENV_FILE=os.devnull,
+        SECRET_KEY="not-a-secret-of-the-tests-" + "0123456789" * 4,
+        RESPAN_KEY_PEPPER="not-a-pepper-" + "0123456789" * 3,
+        RESPAN_KEYS="k1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
+        DJANGO_SETTINGS_MODULE="respan.settings",
+    )
+
+
+_prepare_environment()
+
+import django  # noqa: E402
+
+django.setup()
+
+import psycopg  # noqa: E402
+from django.core.management import call_command, get_commands  # noqa: E402
+from django.db import connections  # noqa: E402
+from django.test import TransactionTestCase  # noqa: E402
+
+import respan.celery  # noqa: E402, F401  (a task published by a test goes to our broker)
+
+# Django would flush every table after a transactional test; append-only tables refuse TRUNCATE, and nothing needs it.
+TransactionTestCase._fixture_teardown = lambda self: None  # type: ignore[method-assign]
+
+
+def _on_server(statement: str) -> None:
+    url = urlunsplit(urlsplit(os.environ["RESPAN_TEST_SERVER_URL"])._replace(path="/postgres"))
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(statement)
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(
+    django_test_environment: None, django_db_blocker: Any, django_db_keepdb: bool
+) -> Iterator[None]:
+    """Make this worker's database with the tables and the catalogue a start of the product would make."""
+    name = urlsplit(os.environ["DATABASE_URL"]).path.strip("/")
+    if not django_db_keepdb:
+        _on_server(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+        _on_server(f'CREATE DATABASE "{name}"')
+    with django_db_blocker.unblock():
+        call_command("migrate", verbosity=0, interactive=False)
+        if "sync_catalog" in get_commands():
+            call_command("sync_catalog", verbosity=0)
+    yield
+    with django_db_blocker.unblock():
+        connections.close_all()
+    if not django_db_keepdb:
+        _on_server(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+
+@pytest.fixture(autouse=True)
+def _sockets_of_the_loop_are_closed(request: pytest.FixtureRequest) -> None:
+    """After an async test close what its event loop opened: the database pool and the upstream sessions."""
+    if inspect.iscoroutinefunction(getattr(request.node, "obj", None)):
+        request.getfixturevalue("_closing_sockets")
+
+
+@pytest.fixture
+async def _closing_sockets() -> Any:
+    yield
+    for name in ("respan.outbound", "respan.pool"):
+        if name in sys.modules:
+            await sys.modules[name].close()
+
+
+# --- The cast ---------------------------------------------------------------------------------------------------------
+
+PASSWORD = "correct horse battery"
+
+
+@cache
+def _password_digest() -> str:
+    from django.contrib.auth.hashers import make_password
+
+    return make_password(PASSWORD)  # once for a run: Argon2 is slow on purpose
+
+
+def make_user(name: str) -> Any:
+    """Create a user with a fresh e-mail address and the cast's password."""
+    from accounts.models import User
+
+    return User.objects.create(
+        email=f"{name}-{uuid.uuid4().hex[:12]}@example.test", name=name.title(), password=_password_digest()
+    )
+
+
+def make_organization(name: str, *, owner: Any = None, **fields: Any) -> Any:
+    """Create an organization the way a sign-up does."""
+    from accounts.signup import create_organization
+
+    return create_organization(owner=owner or make_user("owner"), name=name, **fields)
+
+
+@pytest.fixture
+def cast(db: None) -> SimpleNamespace:
+    """Owner, admin and member of `cast.organization`; the outsider, who owns `cast.other_organization`."""
+    from accounts.models import Membership, Role
+
+    people = SimpleNamespace(**{name: make_user(name) for name in ("owner", "admin", "member", "outsider")})
+    people.password = PASSWORD
+    people.organization = make_organization("Acme", owner=people.owner)
+    people.other_organization = make_organization("Initech", owner=people.outsider)
+    for name in ("admin", "member"):
+        Membership.objects.create(organization=people.organization, user=getattr(people, name), role=Role(name))
+    return people
+
+
+@pytest.fixture
+def organization(cast: SimpleNamespace) -> Any:
+    return cast.organization
+
+
+@pytest.fixture
+def other_organization(cast: SimpleNamespace) -> Any:
+    return cast.other_organization
+
+
+@pytest.fixture
+def api_key(cast: SimpleNamespace) -> str:
+    """A valid production API key of `cast.organization` (the key itself)."""
+    from accounts import keys
+
+    issued = keys.issue(
+        organization=cast.organization, name="Test key", environment="production", created_by=cast.owner
+    )
+    return issued.secret
+
+
+# --- Servers under test -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def running(django_db_setup: None, tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Start servers on this worker's database: `running(shipper=True, worker=True, env={...}) -> servers.Server`."""
+    from tests.servers import Server
+
+    started: list[Server] = []
+
+    def start(**options: Any) -> Server:
+        server = Server(data_dir=tmp_path / f"server{len(started)}", **options)
+        started.append(server)
+        return server.start()
+
+    yield start
+    for server in reversed(started):
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def server(django_db_setup: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Web, shipper and worker on this worker's database, started once for all tests that need nothing special."""
+    from tests.servers import Server
+
+    with Server(data_dir=tmp_path_factory.mktemp("server"), shipper=True, worker=True) as started:
+        yield started
+
+
+@pytest.fixture
+def installation(tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Start whole installations with `manage.py up`: `installation(env={...}) -> servers.Installation`."""
+    from tests.servers import Installation
+
+    started: list[Installation] = []
+
+    def start(**options: Any) -> Installation:
+        options.setdefault("data_dir", tmp_path / f"installation{len(started)}")
+        started.append(Installation(**options))
+        return started[-1].start()
+
+    yield start
+    for each in reversed(started):
+        each.stop()
