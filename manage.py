@@ -4,14 +4,17 @@
 import os
 import sys
 
+from respan import bootstrap
+
 
 def main() -> None:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "respan.settings")
-    from django.core.management import execute_from_command_line
+    with bootstrap.prepared(sys.argv[1:]):
+        from django.core.management import execute_from_command_line
 
-    import respan.celery  # noqa: F401  (tasks published from a command go to our broker, not to a default one)
+        import respan.celery  # noqa: F401  (tasks published from a command go to our broker, not to a default one)
 
-    execute_from_command_line(sys.argv)
+        execute_from_command_line(sys.argv)
 
 
 if __name__ == "__main__":

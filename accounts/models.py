@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from django.contrib.auth.models import AbstractBaseUser, BaseUserManager, PermissionsMixin
 from django.db import models
+from django.db.models.functions import Upper
 from django.utils import timezone
 
 from respan import ids
@@ -43,6 +44,16 @@ class User(AbstractBaseUser, PermissionsMixin):
     USERNAME_FIELD = "email"
     EMAIL_FIELD = "email"
     REQUIRED_FIELDS: ClassVar[list[str]] = []
+
+    class Meta:
+        constraints: ClassVar[list[models.BaseConstraint]] = [
+            # Upper, not Lower: the look-up `email__iexact` compares in upper case and so uses this index.
+            models.UniqueConstraint(
+                Upper("email"),
+                name="one_user_per_email",
+                violation_error_message="A user with this e-mail address exists already.",
+            ),
+        ]
 
     def __str__(self) -> str:
         return self.email
@@ -90,6 +101,7 @@ class Membership(models.Model):
     class Meta:
         constraints: ClassVar[list[models.BaseConstraint]] = [
             models.UniqueConstraint(fields=["organization", "user"], name="one_membership_per_user"),
+            models.CheckConstraint(condition=models.Q(role__in=Role.values), name="known_role"),
         ]
 
     def __str__(self) -> str:
@@ -112,9 +124,15 @@ class ApiKey(models.Model):
     expires_at = models.DateTimeField(null=True, blank=True)
     revoked_at = models.DateTimeField(null=True, blank=True)
     last_used_at = models.DateTimeField(null=True, blank=True)
+    # The form (or call) that asked for this key: the same wish sent twice makes one key.
+    request_id = models.UUIDField(null=True, blank=True, editable=False)
 
     class Meta:
         ordering: ClassVar[list[str]] = ["-created_at", "-id"]
+        constraints: ClassVar[list[models.BaseConstraint]] = [
+            models.UniqueConstraint(fields=["organization", "request_id"], name="one_key_per_request"),
+            models.CheckConstraint(condition=models.Q(environment__in=Environment.values), name="known_environment"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.name} ({self.prefix}…{self.last_four})"

@@ -22,6 +22,10 @@ RESPAN_BASE_URL = RESPAN_BASE_URL.rstrip("/")
 _base = urlsplit(RESPAN_BASE_URL)
 RESPAN_IS_LOOPBACK = _base.hostname in {"127.0.0.1", "localhost", "::1"} and HOST in {"127.0.0.1", "localhost", "::1"}
 RESPAN_IS_HTTPS = _base.scheme == "https"
+# Plain http on a name others can reach is refused unless this says the network is trusted.
+RESPAN_ALLOW_HTTP = env.bool("RESPAN_ALLOW_HTTP", default=False)
+# Web processes that `manage.py up` starts on the one port.
+RESPAN_WEB_PROCESSES = env.int("RESPAN_WEB_PROCESSES", default=1)
 
 # --- Secrets (generated into .env by `manage.py up` on a first start) ---------------------------------------------------
 SECRET_KEY = env.str("SECRET_KEY", default="")
@@ -160,6 +164,7 @@ SESSION_COOKIE_AGE = 12 * 3600
 
 # --- The browser's safety -----------------------------------------------------------------------------------------------
 SECURE_SSL_REDIRECT = env.bool("SECURE_SSL_REDIRECT", default=False)
+SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$"]  # asked over plain http by load balancers
 SECURE_HSTS_SECONDS = 31_536_000 if RESPAN_IS_HTTPS else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = RESPAN_IS_HTTPS
 SECURE_REFERRER_POLICY = "same-origin"

@@ -29,7 +29,8 @@ def _start_postgres(folder: Path) -> str:
     from respan import embedded
 
     cluster = embedded.use(folder)
-    atexit.register(cluster.release)
+    atexit.register(shutil.rmtree, cluster.home, ignore_errors=True)
+    atexit.register(cluster.release)  # the last registered runs first
     return cluster.url
 
 

@@ -1,0 +1,57 @@
+# The commands of this repository. They need Python 3.11 or newer (with venv) and make; the rest is installed into .venv,
+# once: a stamp there holds the hash of each lock file that was installed.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# $(call install,requirements): make the environment if need be, then install exactly what requirements.txt locks.
+define install
+	@test -x $(BIN)/python || { echo "Making $(VENV) ..."; $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }; }
+	@$(BIN)/python .ci/install $(1)
+endef
+# What `manage.py check --deploy` judges: a production's settings. No secret, no host that exists.
+PRODUCTION := env RESPAN_ENV_FILE=/dev/null HOST=0.0.0.0 RESPAN_BASE_URL=https://respan.example.com SECURE_SSL_REDIRECT=true \
+	DATABASE_URL=postgres://respan:respan@127.0.0.1:1/respan \
+	SECRET_KEY=a-secret-for-checks-only-0123456789-abcdefghijklmnopqrstuvwxyz \
+	RESPAN_KEY_PEPPER=a-pepper-for-checks-only-0123456789 \
+	RESPAN_KEYS=k1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=
+
+.PHONY: run test check test-long bench lock fmt
+
+run: ## Start everything (Ctrl-C stops it); PORT, HOST and RESPAN_DATA_DIR are honoured
+	$(call install,requirements)
+	@exec $(BIN)/python manage.py up
+
+test: ## Run the test suite
+	$(call install,requirements-test)
+	@$(BIN)/python -m pytest -n $${TEST_PROCESSES:-2} --dist worksteal -m "not long" $(ARGS)
+
+test-long: ## Run the drills of minutes: kills, outages, large counts
+	$(call install,requirements-test)
+	@$(BIN)/python -m pytest -m long --timeout 900 -s $(ARGS)
+
+check: ## Judge the code: format, lint, types, import rules, deployment settings, migrations, catalogue
+	$(call install,requirements-dev)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(PRODUCTION) $(BIN)/mypy .
+	$(BIN)/lint-imports
+	$(PRODUCTION) $(BIN)/python -W error::DeprecationWarning manage.py check --deploy --fail-level WARNING
+	$(PRODUCTION) $(BIN)/python -W "ignore::RuntimeWarning" manage.py makemigrations --check --dry-run
+	$(PRODUCTION) $(BIN)/python manage.py sync_catalog --check
+
+bench: ## Measure CPU and latency of the gateway beside a raw relay
+	$(call install,requirements-test)
+	@$(BIN)/python -m tests.benchmarks $(ARGS)
+
+lock: ## Lock the requirements with hashes, for every platform
+	$(call install,requirements-dev)
+	for name in requirements requirements-test requirements-dev; do \
+	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
+	    $$name.in --output-file $$name.txt || exit 1; \
+	done
+
+fmt: ## Format the code
+	$(call install,requirements-dev)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .

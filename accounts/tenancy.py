@@ -1,0 +1,125 @@
+"""Which organization a page belongs to and what its reader may do there.
+
+`OrganizationMiddleware` puts the current membership on every request with a session; `require_role` guards views. Every
+query of a page starts at `request.membership.organization`, so a foreign id is a 404. Never decides for API calls:
+their organization comes with the key. Neighbours: `models.Membership`, every app's `views.py`.
+"""
+
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from http import HTTPStatus
+from typing import Concatenate, ParamSpec, cast
+
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
+from django.conf import settings
+from django.contrib.auth.views import redirect_to_login
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
+
+from accounts.models import Membership, Organization, Role, User
+from respan import pages
+
+SESSION_KEY = "organization"
+
+_RANKS = {Role.MEMBER: 0, Role.ADMIN: 1, Role.OWNER: 2}
+_Parameters = ParamSpec("_Parameters")
+_MemberView = Callable[Concatenate["MemberRequest", _Parameters], HttpResponse]
+_View = Callable[Concatenate[HttpRequest, _Parameters], HttpResponse]
+
+
+class MemberRequest(HttpRequest):
+    """A request behind `require_role`: somebody signed in, in an organization."""
+
+    user: User
+    membership: Membership
+
+
+def find_membership(user: User, organization_public_id: str | None = None) -> Membership | None:
+    """Return the user's place in the organization asked for, else in the first one; None without any."""
+    memberships = Membership.objects.filter(user=user).select_related("organization").order_by("created_at", "id")
+    if organization_public_id:
+        chosen = memberships.filter(organization__public_id=organization_public_id).first()
+        if chosen is not None:
+            return chosen
+    return memberships.first()
+
+
+def switch(request: HttpRequest, organization: Organization) -> None:
+    """Make an organization the current one of this session; the caller has checked the membership."""
+    request.session[SESSION_KEY] = organization.public_id
+
+
+def has_role(membership: Membership | None, minimum: Role) -> bool:
+    """Tell whether a membership carries at least this role."""
+    return membership is not None and _RANKS[Role(membership.role)] >= _RANKS[minimum]
+
+
+def require_role(minimum: Role) -> Callable[[_MemberView[_Parameters]], _View[_Parameters]]:
+    """Let only members with at least this role reach a view.
+
+    Anonymous readers go to the sign-in page, people without an organization to a page that offers one; a role too low
+    is a 403.
+    """
+
+    def guard(view: _MemberView[_Parameters]) -> _View[_Parameters]:
+        @wraps(view)
+        def guarded(request: HttpRequest, *args: _Parameters.args, **kwargs: _Parameters.kwargs) -> HttpResponse:
+            if not request.user.is_authenticated:
+                return redirect_to_login(request.get_full_path())
+            membership: Membership | None = getattr(request, "membership", None)
+            if membership is None:
+                context = {"may_create": may_create_organization(request.user)}
+                return pages.render(request, "accounts/no_organization.html", context, status=HTTPStatus.FORBIDDEN)
+            if not has_role(membership, minimum):
+                raise PermissionDenied
+            return view(cast(MemberRequest, request), *args, **kwargs)
+
+        guarded.required_role = minimum  # type: ignore[attr-defined]  # read by the test that walks the URLs
+        return cast(_View[_Parameters], guarded)
+
+    return guard
+
+
+def may_create_organization(user: User) -> bool:
+    """Tell whether a user may create an organization: only who has none, so that sign-up grants cannot be farmed."""
+    return (settings.RESPAN_SIGNUP_OPEN or user.is_superuser) and not user.memberships.exists()
+
+
+class OrganizationMiddleware:
+    """Set `request.membership`: the current one of a signed-in reader, else None.
+
+    A request without a session cookie (an API call, say) costs no query.
+    """
+
+    sync_capable = True
+    async_capable = True
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase | Awaitable[HttpResponseBase]]) -> None:
+        self.get_response = get_response
+        self.is_async = iscoroutinefunction(get_response)
+        if self.is_async:
+            markcoroutinefunction(self)
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
+        if self.is_async:
+            return self._answer(request)
+        _set_membership(request)
+        return self.get_response(request)
+
+    async def _answer(self, request: HttpRequest) -> HttpResponseBase:
+        if _has_session(request):
+            await sync_to_async(_set_membership)(request)
+        else:
+            _set_membership(request)
+        return await cast(Awaitable[HttpResponseBase], self.get_response(request))
+
+
+def _has_session(request: HttpRequest) -> bool:
+    return settings.SESSION_COOKIE_NAME in request.COOKIES
+
+
+def _set_membership(request: HttpRequest) -> None:
+    membership = None
+    if _has_session(request) and request.user.is_authenticated:
+        membership = find_membership(request.user, request.session.get(SESSION_KEY))
+    request.membership = membership  # type: ignore[attr-defined]

@@ -1,0 +1,271 @@
+"""Opens holds: the way of a call's credits from its coroutine to PostgreSQL and back, in batches.
+
+Responsible for one batcher in each event loop, with one batch in flight: a hold that comes alone is sent at once, what
+arrives meanwhile is the next batch. A verdict comes within a second or the ledger counts as unavailable. It never
+resolves a hold, not even one whose caller has gone: the `finished` record of that call does, and finds or prevents it
+(`billing_close_many`). Neighbours: `ledger.py` (the door; settlement), migration 0002 (`billing_hold_many`), `respan.pool`.
+"""
+
+import asyncio
+import logging
+import weakref
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import IntEnum
+from typing import Any
+from uuid import UUID
+
+import psycopg
+
+from billing.usage import usd
+from respan import pool
+from respan.errors import Error
+
+logger = logging.getLogger(__name__)
+
+BATCH_SIZE = 64
+# How long a caller waits for a verdict, whatever happens.
+WAIT_LIMIT_S = 1.0
+# A batch without an answer for so long is left to itself, and the next one is sent.
+STUCK_AFTER_S = 0.9
+# A wallet that somebody else keeps locked is asked for again after this pause.
+BUSY_PAUSE_S = 0.01
+RETRY_PAUSE_S = 0.02
+
+# More than any wallet holds, and far enough from the end of a BIGINT for sums.
+MAX_NANO = 1 << 62
+
+_HOLD_MANY = (
+    "SELECT verdicts, rooms FROM billing_hold_many(%s::uuid[], %s::bigint[], %s::bigint[], %s::text[],"
+    " %s::timestamptz[], %s, %s)"
+)
+
+
+class InsufficientCredits(Error):
+    """The worst case of a call does not fit into what is available; nothing was held."""
+
+    status = 402
+    code = "insufficient_credits"
+
+    def __init__(self, *, needed_nano: int, available_nano: int, message: str | None = None) -> None:
+        self.needed_nano = needed_nano
+        self.available_nano = available_nano
+        super().__init__(
+            message
+            or f"This call may cost up to {usd(needed_nano)} and {usd(available_nano)} is available."
+            " Add credits, or ask for fewer output tokens.",
+            extra={"needed_nano": str(needed_nano), "available_nano": str(available_nano)},
+        )
+
+
+class LedgerUnavailable(Error):
+    """Nothing can be held at the moment; a call paid with an own provider key still goes through."""
+
+    status = 503
+    code = "ledger_unavailable"
+    message = "Credits cannot be checked at the moment, so the call was not made. Try again in a second."
+
+    def __init__(self) -> None:
+        super().__init__(headers={"Retry-After": "1"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoldRequest:
+    """What a call wants held: `id` is the call's id, `owner` the spool folder of this process."""
+
+    id: UUID
+    organization_id: int
+    amount_nano: int
+    owner: str
+    deadline_at: datetime
+
+
+class Verdict(IntEnum):
+    """What `billing_hold_many` says of a row."""
+
+    REFUSED = 0
+    HELD = 1
+    BUSY = 2
+    NO_WALLET = 3
+    CLOSED = 4
+
+
+@dataclass(eq=False, slots=True)
+class _Waiter:
+    request: HoldRequest
+    # The verdict and what was available; None where no verdict could be had.
+    answer: "asyncio.Future[tuple[Verdict, int] | None]"
+    # It will be sent again after a pause: no end of a batch may answer it.
+    is_parked: bool = False
+
+
+async def hold(request: HoldRequest) -> None:
+    """Hold an amount for a call, or refuse it.
+
+    Whatever comes of it (an error, a cancellation of the caller), the caller writes a `finished` record for this id.
+    Raises: InsufficientCredits, LedgerUnavailable, ValueError for a negative amount.
+    """
+    if request.amount_nano < 0:
+        raise ValueError("a hold cannot be negative")
+    loop = asyncio.get_running_loop()
+    batcher = _batchers.get(loop)
+    if batcher is None:
+        batcher = _batchers[loop] = Batcher()
+    verdict, room = await batcher.ask(request)
+    if verdict in {Verdict.REFUSED, Verdict.NO_WALLET}:
+        raise InsufficientCredits(needed_nano=request.amount_nano, available_nano=room)
+    if verdict is not Verdict.HELD:
+        raise LedgerUnavailable
+
+
+@dataclass(eq=False)
+class Batcher:
+    """Collects the holds of one event loop and sends them one batch at a time."""
+
+    waiting: deque[_Waiter] = field(default_factory=deque)
+    # Wallets that were locked by somebody else when last asked: they must not make others wait.
+    busy: set[int] = field(default_factory=set)
+    drainer: "asyncio.Task[None] | None" = None
+    sent_at: float = 0.0
+    # Batches that were left to themselves; kept so that they are not collected halfway.
+    stuck: "set[asyncio.Task[None]]" = field(default_factory=set)
+
+    async def ask(self, request: HoldRequest) -> tuple[Verdict, int]:
+        """Return the verdict on one hold. Raises: LedgerUnavailable when none comes in time."""
+        waiter = _Waiter(request, asyncio.get_running_loop().create_future())
+        self.waiting.append(waiter)
+        self._wake()
+        try:
+            async with asyncio.timeout(WAIT_LIMIT_S):
+                answer = await waiter.answer
+        except TimeoutError:
+            self._leave_stuck_batch()
+            raise LedgerUnavailable from None
+        if answer is None:
+            raise LedgerUnavailable
+        return answer
+
+    def _wake(self) -> None:
+        if self.drainer is None and self.waiting:
+            self.sent_at = _now()
+            self.drainer = asyncio.create_task(self._drain())
+
+    def _leave_stuck_batch(self) -> None:
+        """Let a batch that does not come back wait alone (the database may be hanging), and go on without it."""
+        if self.drainer is not None and _now() - self.sent_at > STUCK_AFTER_S:
+            self.stuck.add(self.drainer)
+            self.drainer.add_done_callback(self.stuck.discard)
+            self.drainer = None
+            self._wake()
+
+    async def _drain(self) -> None:
+        """Send batches until nobody waits, or until this batch was given up and somebody else does."""
+        me = asyncio.current_task()
+        while self.drainer is me:
+            batch = self._next_batch()
+            if not batch:
+                self.drainer = None
+                return
+            self.sent_at = _now()
+            try:
+                await self._send(batch)
+            except Exception:
+                logger.exception("a batch of holds failed")
+            finally:
+                # Nobody is left without an answer, not even when the loop is shutting down.
+                for waiter in batch:
+                    if not waiter.answer.done() and not waiter.is_parked:
+                        waiter.answer.set_result(None)
+
+    def _next_batch(self) -> list[_Waiter]:
+        """Take the next waiters, by wallet and in the order of their arrival; who has gone was never sent."""
+        batch: list[_Waiter] = []
+        while self.waiting and len(batch) < BATCH_SIZE:
+            waiter = self.waiting.popleft()
+            if not waiter.answer.done():
+                batch.append(waiter)
+        batch.sort(key=lambda waiter: waiter.request.organization_id)
+        return batch
+
+    async def _send(self, batch: list[_Waiter]) -> None:
+        """Send a batch until it is answered; the database may lose the connection or keep a wallet locked."""
+        retry = False
+        patient = self.busy.isdisjoint(waiter.request.organization_id for waiter in batch)
+        while True:
+            try:
+                verdicts, rooms = await _hold_many([waiter.request for waiter in batch], retry=retry, patient=patient)
+            except psycopg.errors.LockNotAvailable:
+                patient = False
+            except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+                if _now() - self.sent_at + RETRY_PAUSE_S > STUCK_AFTER_S:
+                    logger.warning("holds refused, the database is unavailable: %s", type(error).__name__)
+                    return
+                retry = True  # the answer may be lost, not the holds
+                await asyncio.sleep(RETRY_PAUSE_S)
+            except psycopg.Error:
+                if len(batch) == 1:
+                    raise
+                # One row that cannot be sent must not refuse the others.
+                await self._send_one_by_one(batch)
+                return
+            else:
+                self._answer(batch, verdicts, rooms)
+                return
+
+    async def _send_one_by_one(self, batch: list[_Waiter]) -> None:
+        for waiter in batch:
+            try:
+                await self._send([waiter])
+            except psycopg.Error:
+                logger.exception("a hold cannot be sent")
+
+    def _answer(self, batch: list[_Waiter], verdicts: Sequence[int], rooms: Sequence[int]) -> None:
+        again: list[_Waiter] = []
+        for waiter, verdict, room in zip(batch, verdicts, rooms, strict=True):
+            wallet = waiter.request.organization_id
+            if verdict == Verdict.BUSY:
+                self.busy.add(wallet)
+                waiter.is_parked = True
+                again.append(waiter)
+                continue
+            self.busy.discard(wallet)
+            if not waiter.answer.done():
+                waiter.answer.set_result((Verdict(verdict), room))
+        if again:
+            asyncio.get_running_loop().call_later(BUSY_PAUSE_S, self._ask_again, again)
+
+    def _ask_again(self, waiters: list[_Waiter]) -> None:
+        for waiter in waiters:
+            waiter.is_parked = False
+        self.waiting.extendleft(reversed(waiters))
+        self._wake()
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def _hold_many(
+    requests: Sequence[HoldRequest], *, retry: bool, patient: bool
+) -> tuple[Sequence[int], Sequence[int]]:
+    """Ask the database for verdicts; the requests are sorted by wallet."""
+    parameters: tuple[Any, ...] = (
+        [request.id for request in requests],
+        [request.organization_id for request in requests],
+        [min(request.amount_nano, MAX_NANO) for request in requests],
+        [request.owner for request in requests],
+        [request.deadline_at for request in requests],
+        retry,
+        patient,
+    )
+    async with pool.connection() as connection:
+        cursor = await connection.execute(_HOLD_MANY, parameters, binary=True)
+        row = await cursor.fetchone()
+    if row is None:
+        raise psycopg.InterfaceError("no verdicts")
+    return row[0], row[1]
+
+
+_batchers: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Batcher]" = weakref.WeakKeyDictionary()

@@ -1,0 +1,577 @@
+"""Provider keys: how they are sealed, which of them a call may use, how people add and change them.
+
+A key is encrypted with AES-256-GCM under the first key of `RESPAN_KEYS`, bound by its associated data to organization,
+provider, credential and origin: a row moved to another tenant, or a base URL that points elsewhere, does not open.
+This is the only module that sees a provider key in the clear, as a `Secret` that no log, page or pickle can show.
+Neighbours: `models.py` (the table), `routing.py` and `call.py` (which key pays), `views.py` and `admin.py` (people),
+`rotation.py` (a new key ring), `probe.py` (a test call).
+"""
+
+import base64
+import binascii
+import os
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NoReturn
+from urllib.parse import urlsplit
+from uuid import UUID, uuid5
+
+import psycopg
+import structlog
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from django.conf import settings
+from django.db import IntegrityError, transaction
+from django.utils import timezone
+
+from accounts import audit
+from accounts.models import Organization, User
+from gateway.models import Credential
+from gateway.providers import Provider, catalog
+from respan import ids, outbound, pool
+from respan.errors import Error
+
+log = structlog.get_logger(__name__)
+
+# The provider id of a server of an organization's own; its credential's name is the prefix of its models.
+CUSTOM = "custom"
+FRESH_S = 5.0
+STALE_S = 600.0
+MAX_SECRET_CHARS = 8_192
+_MAX_CACHED = 10_000
+_FORMAT = "v1"
+_PURPOSE = "provider-key"
+_NONCE_BYTES = 12
+_KID = re.compile(r"[A-Za-z0-9_-]{1,32}")
+_SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?")
+_MODEL = re.compile(r"[!-~]{1,200}")
+_FROM_ENVIRONMENT = "environment"
+
+
+class InvalidKeyRing(Exception):
+    """RESPAN_KEYS cannot be used. The message never shows a key."""
+
+
+class CredentialUnreadable(Error):
+    """A stored key does not open: its row was tampered with, or the key that sealed it is gone from RESPAN_KEYS."""
+
+    status = 503
+    code = "credential_unreadable"
+    message = "This provider key cannot be read any more. Enter it again on the Integrations page."
+
+
+class CredentialsUnavailable(Error):
+    """The database cannot be asked which provider keys there are, and nothing recent enough is remembered."""
+
+    status = 503
+    code = "credentials_unavailable"
+    message = "Provider keys cannot be read right now. Try again in a moment."
+
+
+class InvalidCredential(Error):
+    """A provider key, or what is said about it, cannot be stored; `param` names the field."""
+
+    status = 400
+    code = "invalid_credential"
+
+
+class SecretRequired(InvalidCredential):
+    """A key belongs to the server it was entered for: another one needs it again."""
+
+    code = "secret_required"
+    message = "The base URL points to another server than before. Enter the key again."
+
+
+class Secret:
+    """A provider key in memory. Only `reveal` shows it; printing, formatting, logging, JSON and pickle do not."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """Return the key: for the header of an upstream request and nothing else."""
+        return self._value
+
+    def __bool__(self) -> bool:
+        return bool(self._value)
+
+    def __repr__(self) -> str:
+        return "Secret(…)"
+
+    def __format__(self, spec: str) -> str:
+        return repr(self)
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise TypeError("A secret cannot be copied or pickled")
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A credential as the gateway knows it: everything but the key, which `secret` opens when it is used."""
+
+    public_id: str
+    organization_id: int | None
+    provider: str
+    name: str
+    base_url: str | None
+    models: tuple[str, ...]
+    sealed: str
+
+    def secret(self) -> Secret:
+        """Open the key.
+
+        Raises: CredentialUnreadable.
+        """
+        if self.sealed == _FROM_ENVIRONMENT:
+            return _environment_secret(self.provider)
+        for base_url in self._base_urls():
+            try:
+                return unseal(self.sealed, _binding(self, base_url))
+            except CredentialUnreadable:
+                continue
+        raise CredentialUnreadable
+
+    def effective_base_url(self) -> str:
+        """Return where its calls go: its own base URL, else the catalogue's."""
+        return next(iter(self._base_urls()), "")
+
+    def allows(self, model_id: str) -> bool:
+        """Tell whether this credential may be used for a model."""
+        return not self.models or model_id in self.models
+
+    def _base_urls(self) -> tuple[str, ...]:
+        if self.base_url:
+            return (self.base_url,)
+        provider = catalog().providers.get(self.provider)
+        return (provider.base_url, *provider.former_base_urls) if provider else ()
+
+
+# --- The envelope ----------------------------------------------------------------------------------------------------
+
+
+def seal(secret: Secret, binding: bytes) -> str:
+    """Encrypt under the first key of the ring; the text is `v1.<kid>.<base64 of nonce and ciphertext>`."""
+    kid, cipher = next(iter(_key_ring(settings.RESPAN_KEYS).items()))
+    nonce = os.urandom(_NONCE_BYTES)
+    ciphertext = cipher.encrypt(nonce, secret.reveal().encode(), binding)
+    return f"{_FORMAT}.{kid}.{base64.urlsafe_b64encode(nonce + ciphertext).decode()}"
+
+
+def unseal(sealed: str, binding: bytes) -> Secret:
+    """Decrypt what `seal` made for the same binding.
+
+    Raises: CredentialUnreadable, whatever is wrong.
+    """
+    version, _, rest = sealed.partition(".")
+    kid, _, body = rest.partition(".")
+    cipher = _key_ring(settings.RESPAN_KEYS).get(kid)
+    if version != _FORMAT or cipher is None:
+        raise CredentialUnreadable
+    try:
+        data = base64.b64decode(body, altchars=b"-_", validate=True)
+        # The last character of base64 has spare bits: only the canonical spelling counts.
+        if base64.urlsafe_b64encode(data).decode() != body:
+            raise CredentialUnreadable
+        return Secret(cipher.decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], binding).decode())
+    except (binascii.Error, ValueError, InvalidTag):
+        raise CredentialUnreadable from None
+
+
+@lru_cache(maxsize=4)
+def _key_ring(text: str) -> dict[str, AESGCM]:
+    """Read `kid:base64 of 32 bytes, ...`; each cipher is derived for this purpose alone.
+
+    Raises: InvalidKeyRing.
+    """
+    ring: dict[str, AESGCM] = {}
+    for number, entry in enumerate(filter(None, (part.strip() for part in text.split(","))), start=1):
+        kid, _, encoded = entry.partition(":")
+        try:
+            key = base64.b64decode(encoded, validate=True)
+        except (binascii.Error, ValueError):
+            key = b""
+        if not _KID.fullmatch(kid) or len(key) != 32 or kid in ring:
+            raise InvalidKeyRing(f"RESPAN_KEYS: entry {number} is not `kid:base64 of 32 bytes` with a kid of its own")
+        derived = HKDF(algorithm=SHA256(), length=32, salt=None, info=f"respan {_PURPOSE}".encode()).derive(key)
+        ring[kid] = AESGCM(derived)
+    if not ring:
+        raise InvalidKeyRing("RESPAN_KEYS is empty: provider keys cannot be sealed. `manage.py up` generates one.")
+    return ring
+
+
+def seals_with() -> str:
+    """Return what every text sealed under the first key of the ring begins with. Raises: InvalidKeyRing."""
+    return f"{_FORMAT}.{next(iter(_key_ring(settings.RESPAN_KEYS)))}."
+
+
+def reseal(stored: Stored) -> str:
+    """Return the key of a credential sealed anew, under the first key of the ring. Raises: CredentialUnreadable."""
+    return seal(stored.secret(), _binding(stored, stored.effective_base_url()))
+
+
+def _binding(stored: Stored, base_url: str) -> bytes:
+    """Return the associated data: every part with its length before it, so that no two rows share one."""
+    owner = "platform" if stored.organization_id is None else str(stored.organization_id)
+    parts = (_PURPOSE, _FORMAT, owner, stored.provider, stored.public_id, origin(base_url))
+    return b"".join(len(part.encode()).to_bytes(4, "big") + part.encode() for part in parts)
+
+
+@lru_cache(maxsize=2_000)
+def origin(base_url: str) -> str:
+    """Return `scheme://host:port` of a URL, in lower case and with the port written out."""
+    parts = urlsplit(base_url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    return f"{parts.scheme}://{(parts.hostname or '').lower()}:{port}"
+
+
+# --- What a call may use ---------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Cached:
+    stored: tuple[Stored, ...]
+    read_at: float
+    # When the database is to be asked again; later than `read_at` + FRESH_S while it does not answer.
+    ask_at: float
+
+
+_cache: dict[int | None, _Cached] = {}
+# Counts local changes: an answer that was under way during one is not kept.
+_changes = 0
+
+_SELECT = "SELECT public_id, organization_id, provider, name, base_url, allowed_models, sealed FROM gateway_credential"
+
+
+async def usable(organization_id: int) -> tuple[Stored, ...]:
+    """Return the organization's own credentials, at most 5 s old (10 minutes while the database is down).
+
+    Raises: CredentialsUnavailable.
+    """
+    return await _read(organization_id)
+
+
+async def platform() -> tuple[Stored, ...]:
+    """Return the operator's credentials, those of the environment first; of the same age as `usable`.
+
+    Raises: CredentialsUnavailable, unless the environment names some.
+    """
+    return await _read(None)
+
+
+async def _read(organization_id: int | None) -> tuple[Stored, ...]:
+    cached, now = _cache.get(organization_id), time.monotonic()
+    if cached is not None and now < cached.ask_at:
+        return cached.stored
+    seen = _changes
+    try:
+        stored = await _fetch(organization_id)
+    except psycopg.Error as error:
+        log.warning("credentials_not_read", error=type(error).__name__)
+        return _remembered(organization_id, cached, now)
+    if seen == _changes:
+        _remember(organization_id, stored, now)
+    return stored
+
+
+def _remember(organization_id: int | None, stored: tuple[Stored, ...], now: float) -> None:
+    if len(_cache) >= _MAX_CACHED:
+        _cache.clear()
+    _cache[organization_id] = _Cached(stored, now, now + FRESH_S)
+
+
+def _remembered(organization_id: int | None, cached: _Cached | None, now: float) -> tuple[Stored, ...]:
+    """Return what was last read, and spare the calls of the next seconds a wait for the database."""
+    if cached is not None and now - cached.read_at <= STALE_S:
+        cached.ask_at = now + FRESH_S
+        return cached.stored
+    if organization_id is None and (from_environment := _environment_credentials()):
+        return from_environment
+    raise CredentialsUnavailable(headers={"Retry-After": "1"}) from None
+
+
+async def _fetch(organization_id: int | None) -> tuple[Stored, ...]:
+    async with pool.connection() as connection:
+        cursor = await connection.execute(
+            f"{_SELECT} WHERE organization_id IS NOT DISTINCT FROM %s ORDER BY id", [organization_id]
+        )
+        rows = tuple(_stored(*row) for row in await cursor.fetchall())
+    return (*_environment_credentials(), *rows) if organization_id is None else rows
+
+
+def _stored(
+    public_id: str, organization_id: int | None, provider: str, name: str, base_url: str, models: list[str], sealed: str
+) -> Stored:
+    return Stored(public_id, organization_id, provider, name, base_url or None, tuple(models), sealed)
+
+
+def of(credential: Credential) -> Stored:
+    """Return a row as the gateway knows it."""
+    return _stored(
+        credential.public_id,
+        credential.organization_id,
+        credential.provider,
+        credential.name,
+        credential.base_url,
+        credential.allowed_models,
+        credential.sealed,
+    )
+
+
+def forget(organization_id: int | None) -> None:
+    """Drop what this process remembers of an organization's (None: the platform's) credentials."""
+    global _changes
+    _changes += 1
+    _cache.pop(organization_id, None)
+
+
+def _environment_credentials() -> tuple[Stored, ...]:
+    """Return a credential for each provider with `RESPAN_PLATFORM_KEY_<ID>` (or `..._FILE`) in the environment."""
+    found = []
+    for provider in catalog().providers.values():
+        if "api_key" in provider.credential_fields and provider.id != CUSTOM and _environment(provider.id):
+            base_url = os.environ.get(f"RESPAN_PLATFORM_URL_{_variable(provider.id)}", "").strip().rstrip("/")
+            found.append(
+                Stored(f"env_{provider.id}", None, provider.id, "environment", base_url or None, (), _FROM_ENVIRONMENT)
+            )
+    return tuple(found)
+
+
+def _environment_secret(provider_id: str) -> Secret:
+    value = _environment(provider_id)
+    if not value:
+        raise CredentialUnreadable("The platform's key is gone from the environment.")
+    return Secret(value)
+
+
+def _environment(provider_id: str) -> str:
+    name = settings.RESPAN_PLATFORM_KEY_PREFIX + _variable(provider_id)
+    if path := os.environ.get(f"{name}_FILE"):
+        return _file(path)
+    return os.environ.get(name, "").strip()
+
+
+@lru_cache(maxsize=64)
+def _file(path: str) -> str:
+    return Path(path).read_text("utf-8").strip()
+
+
+def _variable(provider_id: str) -> str:
+    return provider_id.upper().replace("-", "_")
+
+
+def count(organization: Organization) -> int:
+    """Return how many provider keys an organization has."""
+    return Credential.objects.filter(organization=organization).count()
+
+
+# --- Storing ---------------------------------------------------------------------------------------------------------
+
+
+def check(
+    *,
+    organization: Organization | None,
+    provider: str,
+    name: str,
+    secret: Secret | None,
+    base_url: str | None,
+    models: Sequence[str],
+    replaces: Stored | None = None,
+) -> tuple[str, list[str]]:
+    """Return the base URL and the models as they would be kept; `replaces` is the credential that is changed.
+
+    Raises: InvalidCredential naming the field (SecretRequired when the server changes and no key is given);
+    respan.outbound.ForbiddenAddress.
+    """
+    facts = _get_provider(provider)
+    base_url = _checked_base_url(facts, base_url, organization)
+    if replaces is None:
+        _check_name(facts, name)
+    elif secret is None and origin(base_url or facts.base_url) != origin(replaces.effective_base_url()):
+        raise SecretRequired(param="secret")
+    if secret is not None or replaces is None:
+        _check_secret(facts, secret or Secret(""))
+    return base_url, _checked_models(facts, models)
+
+
+def store(
+    *,
+    organization: Organization | None,
+    provider: str,
+    name: str,
+    secret: Secret | str | None,
+    base_url: str | None = None,
+    models: Sequence[str] = (),
+    actor: User | None,
+    address: str | None,
+    submission: UUID | None = None,
+) -> Credential:
+    """Seal and keep a provider key; None as organization makes it the platform's.
+
+    The same `submission` (a form sent twice) stores one credential and returns it both times. Raises: as `check`.
+    """
+    secret = secret if isinstance(secret, Secret) else Secret(secret or "")
+    credential = Credential(organization=organization, provider=provider, name=name, created_by=actor)
+    if submission is not None:
+        credential.public_id = _public_id(organization, submission)
+        if twin := Credential.objects.filter(public_id=credential.public_id).first():
+            return twin
+    credential.base_url, credential.allowed_models = check(
+        organization=organization, provider=provider, name=name, secret=secret, base_url=base_url, models=models
+    )
+    _seal_into(credential, secret)
+    try:
+        with transaction.atomic():
+            credential.save(force_insert=True)
+            _record(credential, "credential.created", actor, address)
+    except IntegrityError:
+        if twin := Credential.objects.filter(public_id=credential.public_id).first():
+            return twin
+        raise InvalidCredential("There is a key of this provider with this name already.", param="name") from None
+    return credential
+
+
+def change(
+    *,
+    credential: Credential,
+    secret: Secret | None,
+    base_url: str | None = None,
+    models: Sequence[str] = (),
+    actor: User | None,
+    address: str | None,
+) -> Credential:
+    """Replace a credential's key (None keeps it), base URL and allowed models. Raises: as `check`."""
+    with transaction.atomic():
+        row = Credential.objects.select_for_update(of=("self",)).select_related("organization").get(pk=credential.pk)
+        row.base_url, row.allowed_models = check(
+            organization=row.organization,
+            provider=row.provider,
+            name=row.name,
+            secret=secret,
+            base_url=base_url,
+            models=models,
+            replaces=of(row),
+        )
+        if secret is not None:
+            _seal_into(row, secret)
+            row.tested_at = row.test_passed = row.test_latency_ms = None
+            row.test_note = ""
+        row.save()
+        _record(row, "credential.changed", actor, address, secret_replaced=secret is not None)
+    return row
+
+
+def remove(*, credential: Credential, actor: User | None, address: str | None) -> None:
+    """Delete a credential; calls stop using it within 5 s on every host, at once on this one."""
+    with transaction.atomic():
+        deleted, _ = Credential.objects.filter(pk=credential.pk).delete()
+        if deleted:
+            _record(credential, "credential.removed", actor, address)
+
+
+def note_test(
+    *,
+    credential: Credential,
+    passed: bool,
+    latency_ms: int,
+    note: str,
+    actor: User | None,
+    address: str | None,
+    now: datetime,
+) -> None:
+    """Keep the outcome of a test call beside the key it was made with."""
+    with transaction.atomic():
+        # A key replaced in the meantime was not the one tested.
+        kept = Credential.objects.filter(pk=credential.pk, sealed_at=credential.sealed_at).update(
+            tested_at=now, test_passed=passed, test_latency_ms=latency_ms, test_note=note[:400]
+        )
+        if kept:
+            _record(credential, "credential.tested", actor, address, passed=passed)
+
+
+def _record(credential: Credential, action: str, actor: User | None, address: str | None, **detail: Any) -> None:
+    audit.record(
+        organization=credential.organization,
+        actor=actor,
+        action=action,
+        target=credential.public_id,
+        detail={"provider": credential.provider, "name": credential.name, "base_url": credential.base_url, **detail},
+        address=address,
+    )
+    organization_id = credential.organization_id
+    transaction.on_commit(lambda: forget(organization_id))
+
+
+def _seal_into(credential: Credential, secret: Secret) -> None:
+    value = secret.reveal()
+    stored = of(credential)
+    credential.sealed = seal(secret, _binding(stored, stored.effective_base_url()))
+    credential.last_four = value[-4:] if len(value) >= 16 else ""
+    credential.sealed_at = timezone.now()
+
+
+def _public_id(organization: Organization | None, submission: UUID) -> str:
+    """Return an id that only this organization's form can produce."""
+    return ids.encode("cred", uuid5(submission, organization.public_id if organization else "platform"))
+
+
+def _get_provider(provider_id: str) -> Provider:
+    facts = catalog().providers.get(provider_id)
+    if facts is None or "api_key" not in facts.credential_fields:
+        raise InvalidCredential("Choose one of the listed providers.", param="provider")
+    return facts
+
+
+def _checked_base_url(facts: Provider, base_url: str | None, organization: Organization | None) -> str:
+    """Return the base URL to keep: empty where it is the catalogue's."""
+    base_url = (base_url or "").strip().rstrip("/") or facts.base_url
+    if not base_url:
+        raise InvalidCredential("A server of your own needs its base URL.", param="base_url")
+    if base_url == facts.base_url:
+        return ""
+    if len(base_url) > 500:
+        raise InvalidCredential("A base URL has at most 500 characters.", param="base_url")
+    loopback = organization is not None and organization.is_demo
+    outbound.check_url(base_url, outbound.Policy(loopback=loopback))
+    return base_url
+
+
+def _check_name(facts: Provider, name: str) -> None:
+    if not 1 <= len(name) <= 60 or not name.isprintable() or name != name.strip():
+        raise InvalidCredential("Give the key a name of 1 to 60 characters.", param="name")
+    if facts.id != CUSTOM:
+        return
+    if not _SLUG.fullmatch(name):
+        raise InvalidCredential(
+            "The name is the prefix of its models: small letters, digits and hyphens, at most 40.", param="name"
+        )
+    if name in {word.lower() for word in catalog().reserved}:
+        raise InvalidCredential(f"{name!r} is the name of a provider in the catalogue. Choose another.", param="name")
+
+
+def _check_secret(facts: Provider, secret: Secret) -> None:
+    value = secret.reveal()
+    # It goes into a header: nothing but visible ASCII may. A server of one's own may need no key.
+    if len(value) > MAX_SECRET_CHARS or not re.fullmatch(r"[!-~]*", value) or (not value and facts.id != CUSTOM):
+        raise InvalidCredential("Paste the provider's key: visible characters without blanks.", param="secret")
+
+
+def _checked_models(facts: Provider, models: Sequence[str]) -> list[str]:
+    """Return the allowed models under their own ids, whatever name they were given by."""
+    allowed = []
+    for name in models:
+        if not _MODEL.fullmatch(name):
+            raise InvalidCredential(f"{name[:60]!r} is not the name of a model.", param="models")
+        known = [model.id for model in catalog().find(name) if model.provider == facts.id]
+        allowed.append(known[0] if known else name)
+    if len(allowed) > 200:
+        raise InvalidCredential("Name at most 200 models, or none to allow all.", param="models")
+    return list(dict.fromkeys(allowed))

@@ -1,0 +1,331 @@
+"""Pure: what an OpenAI-compatible answer said, piece by piece: choices, usage, errors, in every shape seen in the wild.
+
+Responsible for gathering the deltas of a stream (or the message of a whole answer) and for normalising usage. Never sees
+server-sent events or the client's side. Neighbour: `openai_chat`, which is the door; nobody else imports this.
+
+The oddities, by provider (recorded 2024-2026): Mistral sends content as a list and tool calls without a type; DeepSeek,
+Mistral, Together send usage on the finish chunk, DeepSeek on many; Groq under `x_groq`; Moonshot inside the choice; xAI
+leaves reasoning out of `completion_tokens`; OpenRouter puts errors into choices; MiniMax into `base_resp`.
+"""
+
+import json
+from typing import Any
+
+import msgspec
+
+from billing.usage import Usage
+
+# Above this a number of tokens is a mistake.
+MAX_TOKENS = 100_000_000
+MAX_TEXT = 200
+
+
+def lenient(data: bytes) -> Any:
+    """Decode JSON, also with half surrogate pairs or bad UTF-8 as cut model output has them; None when it is none."""
+    try:
+        return msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        pass
+    try:
+        return json.loads(data.decode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        return None
+
+
+def storable(value: object) -> str | None:
+    """Return a short text of a provider's that any table can hold, or None."""
+    if not isinstance(value, str) or not value:
+        return None
+    return whole(value.replace("\0", ""))[:MAX_TEXT]
+
+
+def whole(text: str) -> str:
+    """Join surrogate pairs that came in two pieces; what stays half becomes a replacement character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def error_in(value: dict[str, Any]) -> str | None:
+    """Return the message of an error in an answer or a chunk, None when there is none."""
+    inner = value.get("error")
+    if not inner:
+        inner = next((choice["error"] for choice in _dicts(value.get("choices")) if choice.get("error")), None)
+    if inner:
+        return _message(inner)
+    if value.get("object") == "error" or value.get("type") == "error":
+        return _message(value)
+    verdict = value.get("base_resp")
+    if isinstance(verdict, dict) and verdict.get("status_code"):
+        return _message({"message": verdict.get("status_msg")})
+    if "choices" not in value and value.get("detail"):
+        return _message(value["detail"])
+    if any(choice.get("finish_reason") == "error" for choice in _dicts(value.get("choices"))):
+        return "The provider reported an error."
+    return None
+
+
+def _message(inner: object) -> str:
+    if isinstance(inner, list) and inner:
+        inner = inner[0]
+    if isinstance(inner, dict):
+        inner = next((inner[name] for name in ("message", "msg", "detail", "code", "type") if inner.get(name)), None)
+    text = inner if isinstance(inner, str) else None if inner is None else str(inner)
+    return whole(text)[:2_000] if text else "The provider reported an error."
+
+
+def _dicts(value: object) -> list[dict[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+# --- Choices ------------------------------------------------------------------------------------------------------------
+
+
+class Choices:
+    """The choices of an answer, gathered."""
+
+    __slots__ = ("_by_index", "failed", "metered")
+
+    def __init__(self) -> None:
+        self._by_index: dict[int, _Choice] = {}
+        self.failed = False  # a choice says it ended with an error
+        self.metered = False  # a choice carries usage
+
+    def take(self, choices: object) -> None:
+        """Take the `choices` of a chunk, or of a whole answer."""
+        if type(choices) is not list:
+            return
+        for choice in choices:
+            if type(choice) is not dict:
+                continue
+            gathered = self._at(choice)
+            delta = choice.get("delta")
+            if delta is None:
+                delta = choice.get("message")
+            if delta:
+                gathered.take(delta)
+            if len(choice) > 2:
+                self._note(choice, gathered)
+
+    def take_reasons(self, choices: object) -> None:
+        """Take only why the choices ended."""
+        for choice in _dicts(choices):
+            self._note(choice, self._at(choice))
+
+    def _at(self, choice: dict[str, Any]) -> "_Choice":
+        index = choice.get("index", 0)
+        if type(index) is not int:
+            index = 0
+        gathered = self._by_index.get(index)
+        if gathered is None:
+            gathered = self._by_index[index] = _Choice()
+        return gathered
+
+    def _note(self, choice: dict[str, Any], gathered: "_Choice") -> None:
+        reason = choice.get("finish_reason")
+        if reason:
+            gathered.finish_reason = storable(reason) or "stop"
+        if reason == "error" or "error" in choice:
+            self.failed = True
+        if "usage" in choice:
+            self.metered = True
+
+    @property
+    def finished(self) -> bool:
+        return bool(self._by_index) and all(choice.finish_reason for choice in self._by_index.values())
+
+    @property
+    def finish_reason(self) -> str | None:
+        first = self._by_index.get(min(self._by_index, default=0))
+        return first.finish_reason if first else None
+
+    def text(self) -> str:
+        return whole("".join(choice.written() for _, choice in sorted(self._by_index.items())))
+
+    def assembled(self) -> list[dict[str, Any]]:
+        return [
+            {"index": index, "message": choice.message(), "finish_reason": choice.finish_reason}
+            for index, choice in sorted(self._by_index.items())
+        ]
+
+
+class _Choice:
+    """One choice. A delta adds to it; a whole message is one delta."""
+
+    __slots__ = ("calls", "content", "extra", "finish_reason", "reasoning", "refusal")
+
+    def __init__(self) -> None:
+        self.content: list[str] = []
+        self.reasoning: list[str] = []
+        self.refusal: list[str] = []
+        self.calls: dict[int, dict[str, Any]] = {}
+        self.extra: dict[str, dict[str, str]] = {}  # `function_call` and `audio`: members that grow
+        self.finish_reason: str | None = None
+
+    def take(self, delta: object) -> None:
+        if type(delta) is not dict:
+            return
+        content = delta.get("content")
+        if content:
+            if type(content) is str:
+                self.content.append(content)
+            else:
+                self._parts(content)
+            if len(delta) == 1:
+                return
+        thought = delta.get("reasoning_content") or delta.get("reasoning")
+        if type(thought) is str and thought:
+            self.reasoning.append(thought)
+        refusal = delta.get("refusal")
+        if type(refusal) is str and refusal:
+            self.refusal.append(refusal)
+        for call in _dicts(delta.get("tool_calls")):
+            self._call(call)
+        for name in ("function_call", "audio"):
+            if type(delta.get(name)) is dict:
+                self._grow(name, delta[name])
+
+    def _parts(self, parts: object) -> None:
+        """Take content that is a list: text, and the thinking of Mistral's reasoning models."""
+        for part in _dicts(parts):
+            if isinstance(part.get("text"), str):
+                self.content.append(part["text"])
+            elif isinstance(part.get("refusal"), str):
+                self.refusal.append(part["refusal"])
+            elif part.get("type") == "thinking":
+                thinking = part.get("thinking")
+                if isinstance(thinking, str):
+                    self.reasoning.append(thinking)
+                self.reasoning += [piece["text"] for piece in _dicts(thinking) if isinstance(piece.get("text"), str)]
+
+    def _call(self, piece: dict[str, Any]) -> None:
+        call = self.calls.setdefault(self._place(piece), {"id": None, "type": "function", "name": "", "input": []})
+        call["id"] = call["id"] or piece.get("id")
+        if isinstance(piece.get("type"), str) and piece["type"]:
+            call["type"] = piece["type"]
+        inner = piece.get("function") or piece.get("custom")
+        if not isinstance(inner, dict):
+            return
+        if isinstance(inner.get("name"), str):
+            call["name"] = call["name"] or inner["name"]
+        given = inner.get("arguments", inner.get("input"))
+        if isinstance(given, str):
+            call["input"].append(given)
+        elif given:
+            call["input"].append(msgspec.json.encode(given).decode())
+
+    def _place(self, piece: dict[str, Any]) -> int:
+        """Return the place of a piece of a tool call: its index, else a new call where an id or a name begins one."""
+        index = piece.get("index")
+        if type(index) is int:
+            return index
+        last = max(self.calls, default=-1)
+        inner = piece.get("function") or piece.get("custom")
+        begins = piece.get("id") or (isinstance(inner, dict) and inner.get("name"))
+        return last + 1 if begins or last < 0 else last
+
+    def _grow(self, name: str, pieces: dict[str, Any]) -> None:
+        grown = self.extra.setdefault(name, {})
+        for member, piece in pieces.items():
+            if isinstance(piece, str) and member != "data":  # sound is not kept
+                grown[member] = piece if member == "id" else grown.get(member, "") + piece
+
+    def written(self) -> str:
+        calls = "".join(call["name"] + "".join(call["input"]) for call in self.calls.values())
+        extra = "".join(text for grown in self.extra.values() for member, text in grown.items() if member != "id")
+        return "".join([*self.reasoning, *self.content, *self.refusal, calls, extra])
+
+    def message(self) -> dict[str, Any]:
+        content = whole("".join(self.content))
+        message: dict[str, Any] = {"role": "assistant", "content": content if content or not self.calls else None}
+        if self.reasoning:
+            message["reasoning_content"] = whole("".join(self.reasoning))
+        if self.refusal:
+            message["refusal"] = whole("".join(self.refusal))
+        if self.calls:
+            message["tool_calls"] = [_tool_call(call) for _, call in sorted(self.calls.items())]
+        return message | {name: {key: whole(text) for key, text in grown.items()} for name, grown in self.extra.items()}
+
+
+def _tool_call(call: dict[str, Any]) -> dict[str, Any]:
+    written = whole("".join(call["input"]))
+    if call["type"] == "custom":
+        return {"id": call["id"], "type": "custom", "custom": {"name": call["name"], "input": written}}
+    return {"id": call["id"], "type": call["type"], "function": {"name": call["name"], "arguments": written}}
+
+
+# --- Usage --------------------------------------------------------------------------------------------------------------
+
+
+class Meter:
+    """The usage of an answer. Reported more than once, the largest figures count: reports are cumulative, or split."""
+
+    __slots__ = ("reported", "usage")
+
+    def __init__(self) -> None:
+        self.usage: Usage | None = None
+        self.reported: dict[str, Any] | None = None  # as the provider put it, the last time
+
+    def take(self, value: dict[str, Any]) -> None:
+        """Take the usage of a chunk or an answer, wherever it is."""
+        reported = value.get("usage")
+        if not reported and isinstance(value.get("x_groq"), dict):
+            reported = value["x_groq"].get("usage")
+        if not reported:
+            reported = next((choice["usage"] for choice in _dicts(value.get("choices")) if choice.get("usage")), None)
+        usage = _usage(reported) if isinstance(reported, dict) else None
+        if usage is not None:
+            self.reported = reported
+            self.usage = usage if self.usage is None else _larger(self.usage, usage)
+
+
+def _usage(reported: dict[str, Any]) -> Usage | None:
+    """Normalise a report of usage; None when it has no usable totals (missing, negative, absurd, of another type)."""
+    given = _tokens(reported.get("prompt_tokens"))
+    written = _tokens(reported.get("completion_tokens"))
+    if given is None and written is None:
+        return None
+    if "prompt_tokens" in reported and given is None or reported.get("completion_tokens") is not None and written is None:
+        return None
+    given, written = given or 0, written or 0
+    details = _dict(reported.get("prompt_tokens_details") or reported.get("prompt_token_details"))
+    reasoning = _tokens(_dict(reported.get("completion_tokens_details")).get("reasoning_tokens")) or 0
+    if reasoning and _tokens(reported.get("total_tokens")) == given + written + reasoning:
+        written += reasoning  # the total says that reasoning was not counted as output
+    read = (
+        _tokens(details.get("cached_tokens"))
+        or _tokens(reported.get("prompt_cache_hit_tokens"))
+        or _tokens(reported.get("cached_tokens"))
+        or _tokens(reported.get("num_cached_tokens"))
+        or 0
+    )
+    read = min(read, given)
+    return Usage(
+        input_tokens=given,
+        output_tokens=written,
+        cache_read_input_tokens=read,
+        cache_creation_input_tokens=min(_tokens(details.get("cache_write_tokens")) or 0, given - read),
+        reasoning_output_tokens=min(reasoning, written),
+    )
+
+
+def _tokens(value: object) -> int | None:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if type(value) is int and 0 <= value <= MAX_TOKENS else None
+
+
+def _dict(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _larger(one: Usage, other: Usage) -> Usage:
+    return Usage(
+        input_tokens=max(one.input_tokens, other.input_tokens),
+        output_tokens=max(one.output_tokens, other.output_tokens),
+        cache_read_input_tokens=max(one.cache_read_input_tokens, other.cache_read_input_tokens),
+        cache_creation_input_tokens=max(one.cache_creation_input_tokens, other.cache_creation_input_tokens),
+        reasoning_output_tokens=max(one.reasoning_output_tokens, other.reasoning_output_tokens),
+    )

@@ -1,0 +1,177 @@
+"""Respan's own parameters: what they are, which carriers bring them, which carrier wins.
+
+Carriers, first wins: the `respan_params` object in the body, the header `X-Data-Respan-Params` (base64 or raw JSON), the
+top level of the body; the older names `keywordsai_params` and `X-Data-Keywordsai-Params` still count. A carrier that is
+not an object is ignored. Never forwards anything and never decodes messages: `gateway.dialects` reads the body,
+`gateway.call` acts. Source: Respan's public documentation of the gateway parameters.
+"""
+
+import base64
+import binascii
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from respan.errors import Error
+
+CARRIERS = ("respan_params", "keywordsai_params")
+HEADERS = ("HTTP_X_DATA_RESPAN_PARAMS", "HTTP_X_DATA_KEYWORDSAI_PARAMS")
+
+ACTING = frozenset(
+    {"customer_identifier", "customer_params", "customer_email", "metadata", "custom_identifier", "thread_identifier", "disable_log"}
+)
+# Known to be Respan's, not acted upon yet: taken out of the body, named in a warning on the log.
+ANNOUNCED = frozenset(
+    """
+    properties group_identifier session_identifier trace_group_identifier evaluation_identifier trace_unique_id
+    span_unique_id span_parent_id span_name span_workflow_name span_path trace_name fallback_models disable_fallback
+    load_balance_group load_balance_models loadbalance_models models exclude_providers exclude_models
+    customer_credentials credential_override customer_api_keys model_name_map route_provider_override cache_enabled
+    cache_ttl cache_options retry_params prompt variables request_breakdown field_name delimiter positive_feedback
+    first_token_timeout timeout echo mock_response posthog_integration linkup_params mem0_params hyperspell_params
+    moda_params eval_params note category prompt_unit_price completion_unit_price weight retries extra_headers is_test
+    """.split()
+)
+# What a body may hold for Respan alone; a provider would refuse it.
+OURS = ACTING | ANNOUNCED | frozenset(CARRIERS)
+
+MAX_IDENTIFIER = 254
+MAX_METADATA_MEMBERS = 64
+MAX_METADATA_VALUE = 2_000
+
+
+class InvalidRequest(Error):
+    """A body the caller has to mend; `param` names the member."""
+
+    status = 400
+    code = "invalid_request"
+
+
+@dataclass(frozen=True, slots=True)
+class Params:
+    """Respan's parameters of one call, checked and cut to size. `warnings` go on the log."""
+
+    customer_identifier: str | None = None
+    customer_name: str | None = None
+    customer_email: str | None = None
+    custom_identifier: str | None = None
+    thread_identifier: str | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+    disable_log: bool = False
+    warnings: list[str] = field(default_factory=list)
+
+
+NONE = Params()
+
+
+def gather(members: Mapping[str, msgspec.Raw], meta: Mapping[str, Any]) -> Params:
+    """Read the three carriers of a request; `members` is the top level of its body, `meta` Django's request.META.
+
+    Raises: InvalidRequest when a parameter that acts has a type it cannot act upon.
+    """
+    present = members.keys() & OURS
+    header = meta.get(HEADERS[0]) or meta.get(HEADERS[1])
+    if not present and not header:
+        return NONE
+    values: dict[str, Any] = {name: _decoded(members[name]) for name in members if name in present and name not in CARRIERS}
+    warnings: list[str] = []
+    values.update(_header_object(header, warnings))
+    for carrier in reversed(CARRIERS):
+        if carrier in present:
+            values.update(_object(_decoded(members[carrier]), carrier, warnings))
+    return _checked(values, warnings)
+
+
+def _decoded(raw: msgspec.Raw) -> Any:
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+
+
+def _object(value: Any, carrier: str, warnings: list[str]) -> dict[str, Any]:
+    if isinstance(value, str):
+        value = _decoded(msgspec.Raw(value.encode("utf-8", "replace")))
+    if isinstance(value, dict):
+        return value
+    warnings.append(f"{carrier} is not an object and was ignored")
+    return {}
+
+
+def _header_object(header: str | None, warnings: list[str]) -> dict[str, Any]:
+    if not header:
+        return {}
+    text = header.strip()
+    if not text.startswith("{"):
+        try:
+            text = base64.b64decode(text, validate=True).decode()
+        except (binascii.Error, ValueError):
+            text = ""
+    return _object(text, "X-Data-Respan-Params", warnings)
+
+
+def _checked(values: dict[str, Any], warnings: list[str]) -> Params:
+    customer = values.get("customer_params")
+    customer = customer if isinstance(customer, dict) else {}
+    if "customer_params" in values and not customer and values["customer_params"] not in (None, {}):
+        raise InvalidRequest("customer_params must be an object.", param="customer_params")
+    for name in sorted(values.keys() & ANNOUNCED):
+        warnings.append(f"{name} has no effect yet")
+    for name in sorted(customer.keys() - {"customer_identifier", "name", "email"}):
+        warnings.append(f"customer_params.{name} has no effect yet")
+    return Params(
+        customer_identifier=_text(
+            customer.get("customer_identifier", values.get("customer_identifier")), "customer_identifier", warnings
+        ),
+        customer_name=_text(customer.get("name"), "customer_params.name", warnings),
+        customer_email=_text(customer.get("email", values.get("customer_email")), "customer_params.email", warnings),
+        custom_identifier=_text(values.get("custom_identifier"), "custom_identifier", warnings),
+        thread_identifier=_text(values.get("thread_identifier"), "thread_identifier", warnings),
+        metadata=_metadata(values.get("metadata"), warnings),
+        disable_log=_flag(values.get("disable_log"), "disable_log"),
+        warnings=warnings,
+    )
+
+
+def _text(value: Any, name: str, warnings: list[str]) -> str | None:
+    if value is None or value == "":
+        return None
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise InvalidRequest(f"{name} must be a string.", param=name)
+    text = _storable(str(value))
+    if len(text) > MAX_IDENTIFIER:
+        warnings.append(f"{name} was cut to {MAX_IDENTIFIER} characters")
+    return text[:MAX_IDENTIFIER]
+
+
+def _storable(text: str) -> str:
+    """Take out what PostgreSQL cannot store as text: NUL, and halves of surrogate pairs."""
+    return text.replace("\0", "").encode("utf-8", "replace").decode()
+
+
+def _flag(value: Any, name: str) -> bool:
+    if value is None:
+        return False
+    if not isinstance(value, bool):
+        raise InvalidRequest(f"{name} must be true or false.", param=name)
+    return value
+
+
+def _metadata(value: Any, warnings: list[str]) -> dict[str, str]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise InvalidRequest("metadata must be an object.", param="metadata")
+    if len(value) > MAX_METADATA_MEMBERS:
+        warnings.append(f"metadata was cut to {MAX_METADATA_MEMBERS} members")
+    members = list(value.items())[:MAX_METADATA_MEMBERS]
+    return {_storable(name)[:MAX_IDENTIFIER]: _metadata_value(member, warnings) for name, member in members}
+
+
+def _metadata_value(value: Any, warnings: list[str]) -> str:
+    text = _storable(value if isinstance(value, str) else msgspec.json.encode(value).decode())
+    if len(text) > MAX_METADATA_VALUE:
+        warnings.append(f"a metadata value was cut to {MAX_METADATA_VALUE} characters")
+    return text[:MAX_METADATA_VALUE]

@@ -1,0 +1,23 @@
+"""The app's configuration. After every `migrate` the span tables get their partitions, so that a first call finds them."""
+
+from typing import Any
+
+from django.apps import AppConfig
+from django.db.models.signals import post_migrate
+
+
+def _attach_partitions(*, using: str, **_: Any) -> None:
+    from django.db import connections
+    from django.utils import timezone
+
+    from traces.store.postgres import attach_partitions
+
+    if "traces_span" in connections[using].introspection.table_names():
+        attach_partitions(now=timezone.now())
+
+
+class TracesConfig(AppConfig):
+    name = "traces"
+
+    def ready(self) -> None:
+        post_migrate.connect(_attach_partitions, sender=self)

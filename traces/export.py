@@ -1,0 +1,296 @@
+"""A stored log as the outside sees it: Respan's public field names, and the conversation of a call as plain turns.
+
+The one place where columns meet Respan's names. Reads JSON that customers wrote: believes nothing about its shape and
+never raises over it. No database, no request. Neighbours: `reading.py` (the logs), `api.py`, `views.py`.
+"""
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Final
+
+import msgspec
+
+from respan import ids
+from traces.reading import Body, Log
+
+_STATUS = {"ok": "success"}
+_ENVIRONMENT = {"production": "prod"}
+# Members of a request that Respan repeats on the log.
+_PARAMETERS = (
+    *("temperature", "top_p", "max_tokens", "max_completion_tokens", "n", "stop", "frequency_penalty"),
+    *("presence_penalty", "seed", "reasoning_effort", "response_format", "tools", "tool_choice"),
+)
+# Fields that need the bodies; a list that asks for none of them is answered without reading any.
+CONTENT_FIELDS: Final[frozenset[str]] = frozenset(
+    {
+        *("input", "output", "prompt_messages", "completion_message", "completion_messages"),
+        *("full_request", "full_response", "tool_calls", "request_truncated", "response_truncated"),
+        *_PARAMETERS,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyName:
+    """How an API key is called outside."""
+
+    public_id: str
+    name: str
+
+
+def public_id(log: Log) -> str:
+    """Return a log's public id, `log_...`."""
+    return ids.encode("log", log.id)
+
+
+def public_log(
+    log: Log,
+    body: Body | None,
+    *,
+    key: KeyName | None,
+    organization_id: str,
+    only: Collection[str] | None = None,
+) -> dict[str, Any]:
+    """Return a log in Respan's shape; `only` names the fields to keep (`id` always stays)."""
+    shape = {
+        **_identity(log, key=key, organization_id=organization_id),
+        **_outcome(log),
+        **_figures(log),
+        **_content(log, body),
+    }
+    if only is None:
+        return shape
+    return {name: value for name, value in shape.items() if name in only or name in {"id", "unique_id"}}
+
+
+def _identity(log: Log, *, key: KeyName | None, organization_id: str) -> dict[str, Any]:
+    environment = _ENVIRONMENT.get(log.environment, log.environment)
+    return {
+        "id": public_id(log),
+        "unique_id": public_id(log),
+        "organization_id": organization_id,
+        "unique_organization_id": organization_id,
+        "organization_key_id": key.public_id if key else None,
+        "organization_key_name": key.name if key else None,
+        "environment": environment,
+        "is_test": environment == "test",
+        "log_type": log.log_type,
+        "log_method": "inference",
+        "span_name": log.name,
+        "trace_unique_id": log.trace_id.hex() if log.trace_id else None,
+        "span_parent_id": log.parent_span_id.hex() if log.parent_span_id else None,
+        "customer_identifier": log.customer_identifier,
+        "customer_name": log.customer_name,
+        "customer_email": log.customer_email,
+        "custom_identifier": log.custom_identifier,
+        "thread_identifier": log.thread_identifier,
+        "metadata": log.metadata,
+    }
+
+
+def _outcome(log: Log) -> dict[str, Any]:
+    return {
+        "status": _STATUS.get(log.status, log.status),
+        "status_code": log.http_status,
+        "failed": log.status != "ok",
+        "error_code": log.error_code,
+        "error_message": log.error_message,
+        "finish_reason": log.finish_reason,
+        "warnings": log.warnings,
+        "has_warnings": bool(log.warnings),
+        "model": log.request_model,
+        "response_model": log.response_model,
+        "provider_id": log.provider,
+        "deployment_name": log.credential,
+        "used_custom_credential": log.paid_by == "own_key",
+        "covered_by": log.paid_by,
+        "attempts": log.attempts,
+        "stream": log.stream,
+    }
+
+
+def _figures(log: Log) -> dict[str, Any]:
+    return {
+        "start_time": _iso(log.started_at),
+        "timestamp": _iso(log.ended_at),
+        "latency": log.duration_us / 1_000_000,
+        "time_to_first_token": None if log.ttft_us is None else log.ttft_us / 1_000_000,
+        "tokens_per_second": _per_second(log),
+        "prompt_tokens": log.input_tokens,
+        "completion_tokens": log.output_tokens,
+        "total_request_tokens": (log.input_tokens or 0) + (log.output_tokens or 0),
+        "reasoning_tokens": log.reasoning_output_tokens,
+        "prompt_cache_hit_tokens": log.cache_read_input_tokens,
+        "prompt_cache_creation_tokens": log.cache_creation_input_tokens,
+        "usage_source": log.usage_source,
+        # Exact as a number up to a million dollars; `cost_nano` is exact always.
+        "cost": None if log.cost_nano is None else float(Decimal(log.cost_nano).scaleb(-9)),
+        "cost_nano": None if log.cost_nano is None else str(log.cost_nano),
+        "charged_nano": str(log.charged_nano),
+        "absorbed_nano": str(log.absorbed_nano),
+    }
+
+
+def _per_second(log: Log) -> float | None:
+    if log.output_tokens is None or not log.duration_us:
+        return None
+    return round(log.output_tokens * 1_000_000 / log.duration_us, 3)
+
+
+def _iso(moment: datetime) -> str:
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _content(log: Log, body: Body | None) -> dict[str, Any]:
+    request = parsed(body.request) if body else None
+    response = parsed(body.response) if body else None
+    messages = prompt_messages(request)
+    answers = completion_messages(response)
+    tool_calls = [call for answer in answers for call in _list(answer.get("tool_calls"))]
+    return {
+        "input": _json(messages) if messages else log.input_preview,
+        "output": _json(answers[0]) if answers else log.output_preview,
+        "prompt_messages": messages or None,
+        "completion_message": answers[0] if answers else None,
+        "completion_messages": answers or None,
+        "tool_calls": tool_calls or None,
+        "full_request": request,
+        "full_response": response,
+        "request_truncated": bool(body and body.request_truncated),
+        "response_truncated": bool(body and body.response_truncated),
+        "is_log_omitted": not log.has_body,
+        **{name: request[name] for name in _PARAMETERS if request and request.get(name) is not None},
+    }
+
+
+def parsed(body: bytes | None) -> dict[str, Any] | None:
+    """Return a body as an object; None when there is none, when it is no object, or when it was cut."""
+    try:
+        value = msgspec.json.decode(body) if body else None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def prompt_messages(request: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Return the messages of a chat request."""
+    return [each for each in _list((request or {}).get("messages")) if isinstance(each, dict)]
+
+
+def completion_messages(response: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Return the message of each choice of a chat answer."""
+    choices = [each for each in _list((response or {}).get("choices")) if isinstance(each, dict)]
+    return [each["message"] for each in choices if isinstance(each.get("message"), dict)]
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+# --- The conversation of a call -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A piece of a turn: its kind says how to present it, its text is to be shown as it is, never as markup."""
+
+    kind: str  # text | image | audio | file | thinking | refusal | tool call | other
+    text: str
+    title: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What one role said. `is_answer` marks what the model said in this call."""
+
+    role: str
+    parts: tuple[Part, ...]
+    title: str = ""
+    is_answer: bool = False
+
+
+def conversation(request: Mapping[str, Any] | None, response: Mapping[str, Any] | None) -> list[Turn]:
+    """Return the turns of a chat call, the answers last."""
+    asked = [_turn(message) for message in prompt_messages(request)]
+    return asked + [_turn(message, is_answer=True) for message in completion_messages(response)]
+
+
+def _turn(message: Mapping[str, Any], *, is_answer: bool = False) -> Turn:
+    role = _str(message.get("role")) or ("assistant" if is_answer else "unknown")
+    title = _str(message.get("name")) or _str(message.get("tool_call_id"))
+    return Turn(role, tuple(_parts(message)), title, is_answer)
+
+
+def _parts(message: Mapping[str, Any]) -> Iterator[Part]:
+    for name in ("reasoning_content", "reasoning"):
+        if isinstance(message.get(name), str) and message[name]:
+            yield Part("thinking", message[name])
+    content = message.get("content")
+    if isinstance(content, str):
+        if content:
+            yield Part("text", content)
+    elif isinstance(content, list):
+        yield from (_part(each) for each in content)
+    elif content is not None:
+        yield Part("other", pretty(content))
+    if isinstance(message.get("refusal"), str) and message["refusal"]:
+        yield Part("refusal", message["refusal"])
+    calls = [
+        *_list(message.get("tool_calls")),
+        *([{"function": message["function_call"]}] if "function_call" in message else []),
+    ]
+    for call in calls:
+        yield _tool_call(call)
+
+
+def _part(part: Any) -> Part:
+    if not isinstance(part, dict):
+        return Part("text", part) if isinstance(part, str) else Part("other", pretty(part))
+    match part.get("type"):
+        case "text" if isinstance(part.get("text"), str):
+            return Part("text", part["text"])
+        case "refusal" if isinstance(part.get("refusal"), str):
+            return Part("refusal", part["refusal"])
+        case "image_url":
+            image = part.get("image_url")
+            url = image.get("url") if isinstance(image, dict) else image
+            return Part("image", url if isinstance(url, str) else pretty(url))
+        case "input_audio":
+            return Part("audio", pretty(part.get("input_audio")))
+        case "file":
+            return Part("file", pretty(part.get("file")))
+    return Part("other", pretty(part))
+
+
+def _tool_call(call: Any) -> Part:
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict):
+        return Part("other", pretty(call))
+    arguments = function.get("arguments")
+    text = arguments if isinstance(arguments, str) else pretty(arguments)
+    return Part("tool call", text, _str(function.get("name")) or _str(call.get("id")))
+
+
+def _str(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def pretty(value: Any) -> str:
+    """Return JSON with indentation, for reading."""
+    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+
+
+def readable(body: bytes | None) -> str:
+    """Return a stored body for reading: indented where it is JSON, else (it was cut) as it is."""
+    if not body:
+        return ""
+    try:
+        return msgspec.json.format(body, indent=2).decode()
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return body.decode("utf-8", "replace")
