@@ -4,8 +4,6 @@ Translates in, makes one domain call, translates out: never routes, pays or talk
 the caller's dialect. Neighbours: `gateway.call` (the life of a call), `gateway.listing` (shapes of the lists).
 """
 
-from typing import Any, ClassVar
-
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 
 from accounts.authentication import ApiKeyAuthentication
@@ -33,7 +31,7 @@ def refusal(error: Error) -> HttpResponse:
 class GatewayView(AsyncAPIView):
     """A view whose refusals are in OpenAI's dialect."""
 
-    authentication_classes: ClassVar[Any] = [ApiKeyAuthentication]
+    authentication_classes = (ApiKeyAuthentication,)
 
     def refuse(self, request: HttpRequest, error: Error) -> HttpResponse:
         return refusal(error)

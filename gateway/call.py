@@ -77,7 +77,9 @@ class CallFailed(Error):
 def keyless() -> frozenset[str]:
     """Return the providers that need no key (the sandbox)."""
     providers = catalog().providers.values()
-    return frozenset(provider.id for provider in providers if provider.auth == "none" and not provider.credential_fields)
+    return frozenset(
+        provider.id for provider in providers if provider.auth == "none" and not provider.credential_fields
+    )
 
 
 def custom_model(key: Stored, name: str) -> Model:
@@ -283,7 +285,7 @@ class Call:
             for name, header in _OWN_KEY_REQUEST_HEADERS:
                 if name in self.meta:
                     headers[header] = self.meta[name]
-        base = (key.base_url if key else None) or provider.base_url
+        base = key.effective_base_url() if key else provider.base_url
         return httpx.Request(
             "POST",
             _url(base),
@@ -318,7 +320,9 @@ class Call:
             return sandbox.TRANSPORT
         return outbound.transport(_DEMO_POLICY if self.caller.is_demo else outbound.PUBLIC)
 
-    async def _failure(self, response: httpx.Response, target: Target[Stored, Priced], provider: Provider) -> CallFailed:
+    async def _failure(
+        self, response: httpx.Response, target: Target[Stored, Priced], provider: Provider
+    ) -> CallFailed:
         """Turn the provider's refusal into ours.
 
         With an own key its body goes on as it came, less what looks like a key. On credits the operator's troubles with
@@ -392,7 +396,10 @@ class Call:
         if response_body is not None and not self.params.disable_log:
             response, response_truncated = intake.redact(response_body)
         usage = answer.usage
-        warnings = [*self.params.warnings, *(f"{name} is not supported by this model and was left out" for name in self.dropped)]
+        warnings = [
+            *self.params.warnings,
+            *(f"{name} is not supported by this model and was left out" for name in self.dropped),
+        ]
         return Finished(
             id=self.id,
             organization_id=self.caller.organization_id,
@@ -443,7 +450,9 @@ class Call:
             return None, False
         if self.asked is None:
             return None, False  # unreadable: it might be anything
-        return intake.redact(openai_chat.patched(self.asked, model=self.asked.model, drop=self.asked.members.keys() & params.OURS))
+        return intake.redact(
+            openai_chat.patched(self.asked, model=self.asked.model, drop=self.asked.members.keys() & params.OURS)
+        )
 
     def _counting(self, answer: openai_chat.Answer) -> Counting | None:
         """Return what the worker counts, because the provider has not reported usage."""
@@ -491,13 +500,15 @@ class Relay:
 
     def _finish(self, last: bytes) -> bytes:
         self.ended = True
-        reader = self.reader
-        if not reader.complete:
-            error = upstream.UpstreamDisconnected("The provider ended the stream early; the answer is not complete.")
-            self._close("error", error)
-            return last + openai_chat.stream_error(status=error.status, code=error.code, message=error.message)
-        self._close("error" if reader.error else "ok", CallFailed(502, reader.error, body=None, headers={}) if reader.error else None)
-        return last
+        if self.reader.complete:
+            self._close("ok")
+            return last
+        if self.reader.error is not None:  # the provider said so itself, and the client has read it
+            self._close("error", CallFailed(502, self.reader.error, body=None, headers={}))
+            return last
+        return last + self._broken(
+            upstream.UpstreamDisconnected("The provider ended its stream before the answer's end.")
+        )
 
     def _broken(self, error: Error) -> bytes:
         """End in-band and without `[DONE]`: a truncated answer must not look complete."""
@@ -514,7 +525,10 @@ class Relay:
         if not self.call.closed:
             self.ended = True
             self._close("aborted")
-        await self.response.aclose()
+        if self.reader.saw_done:
+            await upstream.finish(self.response)
+        else:
+            await self.response.aclose()
 
 
 class StreamAnswer(StreamingHttpResponse):

@@ -251,24 +251,24 @@ _changes = 0
 _SELECT = "SELECT public_id, organization_id, provider, name, base_url, allowed_models, sealed FROM gateway_credential"
 
 
-async def usable(organization_id: int) -> tuple[Stored, ...]:
+async def usable(organization_id: int, *, now: float | None = None) -> tuple[Stored, ...]:
     """Return the organization's own credentials, at most 5 s old (10 minutes while the database is down).
 
-    Raises: CredentialsUnavailable.
+    `now` is in seconds of `time.monotonic()`. Raises: CredentialsUnavailable.
     """
-    return await _read(organization_id)
+    return await _read(organization_id, time.monotonic() if now is None else now)
 
 
-async def platform() -> tuple[Stored, ...]:
+async def platform(*, now: float | None = None) -> tuple[Stored, ...]:
     """Return the operator's credentials, those of the environment first; of the same age as `usable`.
 
     Raises: CredentialsUnavailable, unless the environment names some.
     """
-    return await _read(None)
+    return await _read(None, time.monotonic() if now is None else now)
 
 
-async def _read(organization_id: int | None) -> tuple[Stored, ...]:
-    cached, now = _cache.get(organization_id), time.monotonic()
+async def _read(organization_id: int | None, now: float) -> tuple[Stored, ...]:
+    cached = _cache.get(organization_id)
     if cached is not None and now < cached.ask_at:
         return cached.stored
     seen = _changes

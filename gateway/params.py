@@ -1,9 +1,9 @@
 """Respan's own parameters: what they are, which carriers bring them, which carrier wins.
 
-Carriers, first wins: the `respan_params` object in the body, the header `X-Data-Respan-Params` (base64 or raw JSON), the
-top level of the body; the older names `keywordsai_params` and `X-Data-Keywordsai-Params` still count. A carrier that is
-not an object is ignored. Never forwards anything and never decodes messages: `gateway.dialects` reads the body,
-`gateway.call` acts. Source: Respan's public documentation of the gateway parameters.
+Carriers, first wins: the `respan_params` object in the body, the header `X-Data-Respan-Params` (base64 or raw JSON),
+the top level of the body; the older names `keywordsai_params` and `X-Data-Keywordsai-Params` still count. A carrier
+that is not an object is ignored. Never forwards anything and never decodes messages: `gateway.dialects` reads the
+body, `gateway.call` acts. Source: Respan's public documentation of the gateway parameters.
 """
 
 import base64
@@ -20,19 +20,73 @@ CARRIERS = ("respan_params", "keywordsai_params")
 HEADERS = ("HTTP_X_DATA_RESPAN_PARAMS", "HTTP_X_DATA_KEYWORDSAI_PARAMS")
 
 ACTING = frozenset(
-    {"customer_identifier", "customer_params", "customer_email", "metadata", "custom_identifier", "thread_identifier", "disable_log"}
+    {
+        "customer_identifier",
+        "customer_params",
+        "customer_email",
+        "metadata",
+        "custom_identifier",
+        "thread_identifier",
+        "disable_log",
+    }
 )
 # Known to be Respan's, not acted upon yet: taken out of the body, named in a warning on the log.
 ANNOUNCED = frozenset(
-    """
-    properties group_identifier session_identifier trace_group_identifier evaluation_identifier trace_unique_id
-    span_unique_id span_parent_id span_name span_workflow_name span_path trace_name fallback_models disable_fallback
-    load_balance_group load_balance_models loadbalance_models models exclude_providers exclude_models
-    customer_credentials credential_override customer_api_keys model_name_map route_provider_override cache_enabled
-    cache_ttl cache_options retry_params prompt variables request_breakdown field_name delimiter positive_feedback
-    first_token_timeout timeout echo mock_response posthog_integration linkup_params mem0_params hyperspell_params
-    moda_params eval_params note category prompt_unit_price completion_unit_price weight retries extra_headers is_test
-    """.split()
+    (
+        "properties",
+        "group_identifier",
+        "session_identifier",
+        "trace_group_identifier",
+        "evaluation_identifier",
+        "trace_unique_id",
+        "span_unique_id",
+        "span_parent_id",
+        "span_name",
+        "span_workflow_name",
+        "span_path",
+        "trace_name",
+        "fallback_models",
+        "disable_fallback",
+        "load_balance_group",
+        "load_balance_models",
+        "loadbalance_models",
+        "models",
+        "exclude_providers",
+        "exclude_models",
+        "customer_credentials",
+        "credential_override",
+        "customer_api_keys",
+        "model_name_map",
+        "route_provider_override",
+        "cache_enabled",
+        "cache_ttl",
+        "cache_options",
+        "retry_params",
+        "prompt",
+        "variables",
+        "request_breakdown",
+        "field_name",
+        "delimiter",
+        "positive_feedback",
+        "first_token_timeout",
+        "timeout",
+        "echo",
+        "mock_response",
+        "posthog_integration",
+        "linkup_params",
+        "mem0_params",
+        "hyperspell_params",
+        "moda_params",
+        "eval_params",
+        "note",
+        "category",
+        "prompt_unit_price",
+        "completion_unit_price",
+        "weight",
+        "retries",
+        "extra_headers",
+        "is_test",
+    )
 )
 # What a body may hold for Respan alone; a provider would refuse it.
 OURS = ACTING | ANNOUNCED | frozenset(CARRIERS)
@@ -75,7 +129,9 @@ def gather(members: Mapping[str, msgspec.Raw], meta: Mapping[str, Any]) -> Param
     header = meta.get(HEADERS[0]) or meta.get(HEADERS[1])
     if not present and not header:
         return NONE
-    values: dict[str, Any] = {name: _decoded(members[name]) for name in members if name in present and name not in CARRIERS}
+    values: dict[str, Any] = {
+        name: _decoded(members[name]) for name in members if name in present and name not in CARRIERS
+    }
     warnings: list[str] = []
     values.update(_header_object(header, warnings))
     for carrier in reversed(CARRIERS):

@@ -88,13 +88,12 @@ async def send(request: httpx.Request, *, transport: httpx.AsyncBaseTransport, d
 
 
 class Blocks:
-    """The body of a response, block by block, with a client's errors. Iterating ends the response; so does `aclose()`."""
+    """The body of a response, block by block, raising what a client can be told."""
 
-    __slots__ = ("_next", "_response", "_deadline")
+    __slots__ = ("_deadline", "_next")
 
     def __init__(self, response: httpx.Response, deadline: float | None) -> None:
         assert isinstance(response.stream, httpx.AsyncByteStream)  # noqa: S101  (for the type checker)
-        self._response = response
         self._deadline = deadline
         self._next = aiter(response.stream).__anext__
 
@@ -135,7 +134,7 @@ async def read(response: httpx.Response, limit: int) -> bytes:
 
 
 async def finish(response: httpx.Response) -> None:
-    """Close a response whose last event was seen. Its end gets a moment to arrive, so that the connection can be kept."""
+    """Close a response whose last event was seen; its end gets a moment to arrive, so that the connection is kept."""
     try:
         async with asyncio.timeout(FINISH_GRACE_S):
             async for _ in blocks(response):

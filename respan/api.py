@@ -279,7 +279,7 @@ def _operator(field: str, spelling: Any) -> str:
 
 def _connector(field: str, asked: Mapping[str, Any], default: str) -> str:
     connector = asked.get("connector") or default
-    if connector not in {"AND", "OR"}:
+    if connector not in ("AND", "OR"):
         raise InvalidFilter(f"The connector of “{field[:100]}” is AND or OR.", param=field[:100])
     return str(connector)
 

@@ -131,7 +131,7 @@ def make_secrets(env_file: Path, *, data_dir: Path, env: environ.FileAwareEnv) -
     except OSError as problem:
         raise Refused(f"Cannot write secrets to {env_file} ({problem.strerror}). Set {', '.join(missing)}.") from problem
     os.environ.update(made)
-    print(f"Made {', '.join(missing)} in {env_file}. Back this file up.", flush=True)
+    print(f"Made {', '.join(missing)} in {env_file}. Back this file up.", file=sys.stderr, flush=True)
     return missing
 
 

@@ -26,7 +26,9 @@ app.conf.update(
             "wait_time_seconds": 0,
         }
         if _is_pgmq
-        else {"confirm_publish": True} if settings.CELERY_BROKER_URL.startswith("amqp") else {"visibility_timeout": 30}
+        else {"confirm_publish": True}
+        if settings.CELERY_BROKER_URL.startswith("amqp")
+        else {"visibility_timeout": 30}
     ),
     worker_prefetch_multiplier=8 if _is_pgmq else 1,
     worker_enable_remote_control=False,

@@ -21,7 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -270,7 +270,7 @@ class Cluster:
 
     def _create(self) -> None:
         """Make the cluster with a generated password, whole or not at all."""
-        print("Making a private PostgreSQL ...", flush=True)
+        print("Making a private PostgreSQL ...", file=sys.stderr, flush=True)
         self.home.mkdir(parents=True, exist_ok=True)
         if self.home.parent == ROOT_HOME:
             ROOT_HOME.chmod(0o755)
@@ -389,17 +389,13 @@ def use(data_dir: Path) -> Cluster:
     data_dir = data_dir.resolve()
     try:
         data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        user = (data_dir / "postgres.lock").open("a")
-        account = _account()
-        home = home_of(data_dir)
-        with _exclusive(data_dir / "postgres.start-lock"):
+        account, home = _account(), home_of(data_dir)
+        with ExitStack() as undo, _exclusive(data_dir / "postgres.start-lock"):
+            user = undo.enter_context((data_dir / "postgres.lock").open("a"))
             fcntl.flock(user, fcntl.LOCK_SH)
             cluster = Cluster(data_dir, home, account, _binaries(home / "postgres", account), _user=user)
-            try:
-                cluster._adopt_or_start()
-            except BaseException:
-                user.close()
-                raise
+            cluster._adopt_or_start()
+            undo.pop_all()
     except PermissionError as problem:
         raise EmbeddedError(
             f"No permission for {problem.filename}. Was Respan started by another user (root?) before? Start it as that"

@@ -51,7 +51,7 @@ def new(prefix: str) -> str:
     return encode(prefix, new_uuid())
 
 
-class maker:  # noqa: N801  (used like a function)
+class maker:  # (used like a function)
     """A deconstructible default for a model's field: `default=ids.maker("key")` makes `key_01jd8x...`."""
 
     def __init__(self, prefix: str) -> None:

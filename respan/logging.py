@@ -32,7 +32,9 @@ def configure(config: dict[str, Any]) -> None:
         _scrub,
     ]
     renderer: Any = (
-        structlog.processors.JSONRenderer() if config["json"] else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        structlog.processors.JSONRenderer()
+        if config["json"]
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
@@ -44,7 +46,14 @@ def configure(config: dict[str, Any]) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(config["level"])
-    for noisy in ("httpx", "aiohttp.access", "celery.beat", "celery.app.trace", "celery.worker.strategy", "psycopg.pool"):
+    for noisy in (
+        "httpx",
+        "aiohttp.access",
+        "celery.beat",
+        "celery.app.trace",
+        "celery.worker.strategy",
+        "psycopg.pool",
+    ):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],

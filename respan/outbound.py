@@ -1,8 +1,8 @@
 """The one safe way out: an httpx transport over one aiohttp session per event loop and policy.
 
 Responsible for where a connection may go (checked on the address really dialled, never on a name), for the socket, for
-timeouts per phase, and for turning every aiohttp failure into the httpx exception that says what happened. Never follows
-a redirect, keeps a cookie, reads a proxy variable or decodes a body; knows no provider and no credential.
+timeouts per phase, and for turning every aiohttp failure into the httpx exception that says what happened. Never
+follows a redirect, keeps a cookie, reads a proxy variable or decodes a body; knows no provider and no credential.
 Neighbours: `gateway.upstream` sends calls through it; `gateway.credentials` asks `check_url` when a URL is saved.
 
 `request.extensions["timeout"]` holds seconds: `connect` (name, TCP, TLS), `first_byte` (until the head, and again until
@@ -79,7 +79,7 @@ class Dropped(httpx.RemoteProtocolError):
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What may be dialled besides public addresses: `allow` lists `host:port`, `loopback` means any port of this host."""
+    """What may be dialled besides public addresses: `allow` lists `host:port`, `loopback` is this host, any port."""
 
     allow: frozenset[str] = frozenset()
     loopback: bool = False
@@ -115,7 +115,7 @@ async def close() -> None:
         await session.close()
 
 
-# --- Where a connection may go ------------------------------------------------------------------------------------------
+# --- Where a connection may go --------------------------------------------------------------------------------------
 
 
 def _effective(policy: Policy) -> Policy:
@@ -216,7 +216,7 @@ def _socket_factory(policy: Policy) -> Callable[[Any], socket.socket]:
     return make
 
 
-# --- Sessions -----------------------------------------------------------------------------------------------------------
+# --- Sessions -------------------------------------------------------------------------------------------------------
 
 
 class _Dial:
@@ -315,7 +315,7 @@ def _here() -> _Here:
 
 @lru_cache(maxsize=1)
 def _tls() -> ssl.SSLContext:
-    """Return the one TLS context: the system's authorities and certifi's, or only those of SSL_CERT_FILE/SSL_CERT_DIR."""
+    """Return the TLS context: the system's authorities and certifi's, or only those SSL_CERT_FILE/SSL_CERT_DIR name."""
     context = ssl.create_default_context()
     if not (os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR")):
         context.load_verify_locations(certifi.where())
@@ -323,7 +323,7 @@ def _tls() -> ssl.SSLContext:
     return context
 
 
-# --- Sending ------------------------------------------------------------------------------------------------------------
+# --- Sending --------------------------------------------------------------------------------------------------------
 
 
 class Transport(httpx.AsyncBaseTransport):

@@ -12,7 +12,7 @@ env = environ.FileAwareEnv()
 BASE_DIR = Path(__file__).resolve().parent.parent
 environ.Env.read_env(env.str("RESPAN_ENV_FILE", default=str(BASE_DIR / ".env")))
 
-# --- Where we are ----------------------------------------------------------------------------------------------------
+# --- Where we are ---------------------------------------------------------------------------------------------------
 RESPAN_DATA_DIR = Path(env.str("RESPAN_DATA_DIR", default=str(BASE_DIR / ".data"))).resolve()
 RESPAN_SPOOL_DIR = RESPAN_DATA_DIR / "spool"
 HOST = env.str("HOST", default="127.0.0.1")
@@ -27,18 +27,20 @@ RESPAN_ALLOW_HTTP = env.bool("RESPAN_ALLOW_HTTP", default=False)
 # Web processes that `manage.py up` starts on the one port.
 RESPAN_WEB_PROCESSES = env.int("RESPAN_WEB_PROCESSES", default=1)
 
-# --- Secrets (generated into .env by `manage.py up` on a first start) ---------------------------------------------------
+# --- Secrets (generated into .env by `manage.py up` on a first start) -----------------------------------------------
 SECRET_KEY = env.str("SECRET_KEY", default="")
 # HMAC key of stored API keys; changing it revokes every API key.
 RESPAN_KEY_PEPPER = env.str("RESPAN_KEY_PEPPER", default="")
 # Key ring of provider keys: `kid:base64 of 32 bytes`, comma separated, the first encrypts. BACK THIS UP.
 RESPAN_KEYS = env.str("RESPAN_KEYS", default="")
 
-# --- Django --------------------------------------------------------------------------------------------------------------
+# --- Django ---------------------------------------------------------------------------------------------------------
 DEBUG = env.bool("DEBUG", default=False)
 _loopback_hosts = ["127.0.0.1", "localhost", "[::1]"]
 ALLOWED_HOSTS = list(
-    dict.fromkeys([_base.hostname or "", *(_loopback_hosts if RESPAN_IS_LOOPBACK else []), *env.list("ALLOWED_HOSTS", default=[])])
+    dict.fromkeys(
+        [_base.hostname or "", *(_loopback_hosts if RESPAN_IS_LOOPBACK else []), *env.list("ALLOWED_HOSTS", default=[])]
+    )
 )
 CSRF_TRUSTED_ORIGINS = [f"{_base.scheme}://{_base.netloc}"]
 ROOT_URLCONF = "respan.urls"
@@ -97,7 +99,7 @@ TEMPLATES = [
     }
 ]
 
-# --- Database and broker --------------------------------------------------------------------------------------------------
+# --- Database and broker --------------------------------------------------------------------------------------------
 # Unset: `manage.py` starts a private PostgreSQL and sets it (respan/embedded.py).
 DATABASE_URL = env.str("DATABASE_URL", default="")
 DATABASES = {
@@ -121,7 +123,7 @@ def _pgmq_url() -> str:
 
 CELERY_BROKER_URL = env.str("CELERY_BROKER_URL", default="") or _pgmq_url()
 
-# --- People ---------------------------------------------------------------------------------------------------------------
+# --- People ---------------------------------------------------------------------------------------------------------
 AUTH_USER_MODEL = "accounts.User"
 AUTHENTICATION_BACKENDS = [
     "django.contrib.auth.backends.ModelBackend",
@@ -149,7 +151,7 @@ ACCOUNT_LOGIN_METHODS = {"email"}
 ACCOUNT_SIGNUP_FIELDS = ["email*", "password1*"]
 ACCOUNT_USER_MODEL_USERNAME_FIELD = None
 ACCOUNT_EMAIL_VERIFICATION = "mandatory" if EMAIL_IS_CONFIGURED else "none"
-ACCOUNT_EMAIL_VERIFICATION_BY_CODE_ENABLED = True
+ACCOUNT_EMAIL_VERIFICATION_BY_CODE_ENABLED = EMAIL_IS_CONFIGURED
 ACCOUNT_ADAPTER = "accounts.signup.AccountAdapter"
 ACCOUNT_FORMS = {"signup": "accounts.forms.SignupForm"}
 ACCOUNT_DEFAULT_HTTP_PROTOCOL = _base.scheme
@@ -162,7 +164,7 @@ SESSION_COOKIE_HTTPONLY = CSRF_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
 SESSION_COOKIE_AGE = 12 * 3600
 
-# --- The browser's safety -----------------------------------------------------------------------------------------------
+# --- The browser's safety -------------------------------------------------------------------------------------------
 SECURE_SSL_REDIRECT = env.bool("SECURE_SSL_REDIRECT", default=False)
 SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$"]  # asked over plain http by load balancers
 SECURE_HSTS_SECONDS = 31_536_000 if RESPAN_IS_HTTPS else 0
@@ -188,7 +190,7 @@ CONTENT_SECURITY_POLICY = {
     }
 }
 
-# --- Static files ---------------------------------------------------------------------------------------------------------
+# --- Static files ---------------------------------------------------------------------------------------------------
 STATIC_URL = "/static/"
 STATIC_ROOT = Path(env.str("RESPAN_STATIC_ROOT", default=str(RESPAN_DATA_DIR / "static")))
 STATICFILES_DIRS: list[Path] = []
@@ -198,7 +200,7 @@ STORAGES = {
 }
 WHITENOISE_USE_FINDERS = True
 
-# --- The gateway ------------------------------------------------------------------------------------------------------------
+# --- The gateway ----------------------------------------------------------------------------------------------------
 RESPAN_MAX_BODY_BYTES = env.int("RESPAN_MAX_BODY_BYTES", default=32 * 1024 * 1024)
 RESPAN_BODY_TIMEOUT_S = env.float("RESPAN_BODY_TIMEOUT_S", default=30.0)
 RESPAN_WRITE_STALL_TIMEOUT_S = env.float("RESPAN_WRITE_STALL_TIMEOUT_S", default=60.0)
@@ -214,15 +216,15 @@ RESPAN_CATALOG_EXTRA = [Path(folder) for folder in env.list("RESPAN_CATALOG_EXTR
 # An operator's provider keys by environment: RESPAN_PLATFORM_KEY_OPENAI=sk-... (see gateway/credentials.py).
 RESPAN_PLATFORM_KEY_PREFIX = "RESPAN_PLATFORM_KEY_"
 
-# --- Money ------------------------------------------------------------------------------------------------------------------
+# --- Money ----------------------------------------------------------------------------------------------------------
 # Credits a new organization starts with, in USD. Default none: it would be farmed.
 RESPAN_SIGNUP_GRANT_USD = env.str("RESPAN_SIGNUP_GRANT_USD", default="0")
 
-# --- Traces -----------------------------------------------------------------------------------------------------------------
+# --- Traces ---------------------------------------------------------------------------------------------------------
 RESPAN_RETENTION_DAYS = env.int("RESPAN_RETENTION_DAYS", default=30)
 RESPAN_MAX_STORED_BODY_BYTES = 256 * 1024
 
-# --- DRF --------------------------------------------------------------------------------------------------------------------
+# --- DRF ------------------------------------------------------------------------------------------------------------
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["accounts.authentication.ApiKeyAuthentication"],
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
@@ -232,7 +234,7 @@ REST_FRAMEWORK = {
     "UNAUTHENTICATED_USER": None,
 }
 
-# --- Logs of the processes (never bodies, never secrets) -------------------------------------------------------------------
+# --- Logs of the processes (never bodies, never secrets) ------------------------------------------------------------
 LOG_LEVEL = env.str("LOG_LEVEL", default="INFO")
 LOGGING_CONFIG = "respan.logging.configure"
 LOGGING = {"level": LOG_LEVEL, "json": env.bool("LOG_JSON", default=not RESPAN_IS_LOOPBACK)}

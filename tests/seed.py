@@ -1,7 +1,7 @@
-"""Makes an organization in a running installation, for drills and benchmarks: `python -m tests.seed '{"credits_usd": "5"}'`.
+"""Makes an organization in a running installation: `python -m tests.seed '{"credits_usd": "5"}'`.
 
-Runs as a process of its own, with the installation's environment; prints one JSON object. Reads the ledger back too:
-`{"report": organization_id}`. Never part of the product. Neighbours: `servers.py`, `drills/`, `benchmarks/`.
+For drills and benchmarks. Runs as a process of its own, with the installation's environment; prints one JSON object.
+Reads the ledger back too: `{"report": organization_id}`. Neighbours: `servers.py`, `drills/`, `benchmarks/`.
 """
 
 import json
@@ -32,8 +32,8 @@ def make(*, credits_usd: str = "0", provider: str = "", base_url: str = "", secr
             organization=organization,
             provider=provider,
             name="local",
-            secret=secret,
-            base_url=base_url or None,
+            secret=credentials.Secret(secret),
+            base_url=base_url,
             models=[],
             actor=owner,
             address=None,

@@ -1,4 +1,4 @@
-"""The app's configuration. After every `migrate` the span tables get their partitions, so that a first call finds them."""
+"""The app's configuration. After every `migrate` the span tables get their partitions: a first call finds them."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ def _attach_partitions(*, using: str, **_: Any) -> None:
     from django.db import connections
     from django.utils import timezone
 
-    from traces.store.postgres import attach_partitions
+    from traces.store.partitions import attach_partitions
 
     if "traces_span" in connections[using].introspection.table_names():
         attach_partitions(now=timezone.now())

@@ -1,8 +1,8 @@
 """What a finished call used and what it costs, when its provider said so and when it did not.
 
-Responsible for the token count of delivered text (tiktoken's o200k_base, from the file beside this module, loaded at its
-first use, never downloaded) and for the rules of who pays what. Never touches a wallet: `billing.ledger` settles what
-`cost_of` says. Neighbours: `traces.loading`, `billing.usage`.
+Responsible for the token count of delivered text (tiktoken's o200k_base from a file we ship, loaded at its first use,
+never downloaded) and for the rules of who pays what. Never touches a wallet: `billing.ledger` settles what `cost_of`
+says. Neighbours: `traces.loading`, `billing.usage`.
 """
 
 import base64

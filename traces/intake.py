@@ -28,10 +28,11 @@ logger = logging.getLogger(__name__)
 _MOST_COUNTED_CHARS = 4_000_000
 # A data URL in JSON (where a slash may be written `\/`): first the whole of a string, then a part of one.
 _DATA_URL = re.compile(
-    rb'(?P<quote>"?)data:(?P<type>[\w.+-]{1,100}\\?/[\w.+-]{1,100})?(?:;[\w.+-]{1,100}=[\w.+-]{1,100}){0,4};base64,'
-    rb'(?P<data>(?:[A-Za-z0-9+/=_-]|\\/)*)(?P<end>"?)',
+    rb'(?P<quote>(?<!\\)"|)data:(?P<type>[\w.+-]{1,100}\\?/[\w.+-]{1,100})?(?:;[\w.+-]{1,100}=[\w.+-]{1,100}){0,4}'
+    rb';base64,(?P<data>[A-Za-z0-9+/=_-]*(?:\\/[A-Za-z0-9+/=_-]*)*)(?P<end>"(?!\s*:)|)',
     re.ASCII,
 )
+_STANDARD_ALPHABET = bytes.maketrans(b"-_", b"+/")
 
 
 @dataclass(slots=True)
@@ -141,7 +142,7 @@ def redact(body: bytes) -> tuple[bytes, bool]:
 
 
 def _digest(found: "re.Match[bytes]") -> bytes:
-    data = found["data"].replace(b"\\/", b"/").translate(bytes.maketrans(b"-_", b"+/")).rstrip(b"=")
+    data = found["data"].replace(b"\\/", b"/").translate(_STANDARD_ALPHABET).rstrip(b"=")
     try:
         content = base64.b64decode(data + b"=" * (-len(data) % 4))
     except binascii.Error:

@@ -18,6 +18,7 @@ from django.db import connection, transaction
 
 from billing import ledger, prices
 from billing.ledger import Settlement
+from billing.usage import Rates
 from traces import counting, spans
 from traces.models import DeadLetter, IngestBatch
 from traces.spans import Finished
@@ -131,7 +132,7 @@ def _finish(batch: IngestBatch, *, now: datetime) -> None:
     IngestBatch.objects.filter(id=batch.id).update(blob=None, done_at=now)
 
 
-# --- Records to rows ----------------------------------------------------------------------------------------------------
+# --- Records to rows -------------------------------------------------------------------------------------------------
 
 
 def _read(batch_id: UUID, records: Sequence[bytes]) -> _Reading:
@@ -169,7 +170,7 @@ def _once(finished: "list[tuple[bytes, Finished]]") -> "list[tuple[bytes, Finish
     return list(chosen.values())
 
 
-def _costed(record: Finished, rates: "dict[int, counting.Rates]") -> Row:
+def _costed(record: Finished, rates: dict[int, Rates]) -> Row:
     usage, source = counting.usage_of(record)
     cost = counting.cost_of(record, usage, rates.get(record.rates_id) if record.rates_id is not None else None)
     return Row(
@@ -236,7 +237,7 @@ def _bury(batch: IngestBatch, reason: str, *, now: datetime) -> None:
         ledger.settle(held, now=now)
 
 
-# --- Batches that wait --------------------------------------------------------------------------------------------------
+# --- Batches that wait -----------------------------------------------------------------------------------------------
 
 
 def late(*, now: datetime, limit: int = 1_000) -> list[UUID]:
@@ -271,7 +272,5 @@ def waiting(*, created_before: datetime, limit: int = 100) -> list[UUID]:
 def prune(*, now: datetime) -> int:
     """Delete the rows of batches that were done a week ago; return how many."""
     with connection.cursor() as cursor:
-        cursor.execute(
-            "DELETE FROM traces_ingestbatch WHERE done_at < %s", [now - timedelta(days=DONE_KEPT_DAYS)]
-        )
+        cursor.execute("DELETE FROM traces_ingestbatch WHERE done_at < %s", [now - timedelta(days=DONE_KEPT_DAYS)])
         return int(cursor.rowcount)

@@ -123,7 +123,7 @@ class Identity(Struct, frozen=True):
 
 _encoder = msgspec.msgpack.Encoder(uuid_format="bytes")
 _finished = msgspec.msgpack.Decoder(Finished)
-_outline = msgspec.msgpack.Decoder(Accepted | Mark)
+_outline: "msgspec.msgpack.Decoder[Accepted | Mark]" = msgspec.msgpack.Decoder(Accepted | Mark)
 _identity = msgspec.msgpack.Decoder(Identity)
 
 

@@ -69,7 +69,7 @@ HOLD = """
 CREATE FUNCTION billing_hold_many(
     ids uuid[], wallets bigint[], amounts bigint[], owners text[], deadlines timestamptz[], retry boolean,
     patient boolean, OUT verdicts smallint[], OUT rooms bigint[]
-) LANGUAGE plpgsql SET lock_timeout = '100ms' AS $$
+) LANGUAGE plpgsql AS $$
 DECLARE
     n int := cardinality(ids);
     wallet bigint;
@@ -77,9 +77,15 @@ DECLARE
     expiry timestamptz;
     absent smallint;
     known text;
-    held uuid[] := '{}';
-    added record;
+    known_ids uuid[] := '{}';
+    put_ids uuid[];
+    put_wallets bigint[];
+    put_amounts bigint[];
+    admitted int := 0;
+    took bigint := 0;
 BEGIN
+    -- For this transaction. Generic plans: the planner would else look at every array anew.
+    PERFORM set_config('lock_timeout', '100ms', true), set_config('plan_cache_mode', 'force_generic_plan', true);
     verdicts := array_fill(0::smallint, ARRAY[n]);
     rooms := array_fill(0::bigint, ARRAY[n]);
     FOR i IN 1..n LOOP
@@ -87,10 +93,10 @@ BEGIN
             wallet := wallets[i];
             absent := 3;
             IF patient THEN
-                SELECT posted + credit_limit - w.held, next_expiry_at INTO room, expiry FROM billing_wallet w
+                SELECT posted + credit_limit - held, next_expiry_at INTO room, expiry FROM billing_wallet
                 WHERE organization_id = wallet FOR NO KEY UPDATE;
             ELSE
-                SELECT posted + credit_limit - w.held, next_expiry_at INTO room, expiry FROM billing_wallet w
+                SELECT posted + credit_limit - held, next_expiry_at INTO room, expiry FROM billing_wallet
                 WHERE organization_id = wallet FOR NO KEY UPDATE SKIP LOCKED;
                 IF NOT FOUND AND EXISTS (SELECT FROM billing_wallet WHERE organization_id = wallet) THEN
                     absent := 2;
@@ -109,32 +115,39 @@ BEGIN
             SELECT state INTO known FROM billing_hold WHERE id = ids[i];
             IF FOUND THEN
                 verdicts[i] := CASE WHEN known = 'open' THEN 1 ELSE 4 END;
-                held := held || ids[i];
+                known_ids := known_ids || ids[i];
                 CONTINUE;
             END IF;
         END IF;
         IF amounts[i] <= room THEN
             room := room - amounts[i];
             verdicts[i] := 1;
+            admitted := admitted + 1;
         END IF;
     END LOOP;
-    FOR added IN
-        WITH put AS (
-            INSERT INTO billing_hold (id, wallet_id, amount, state, owner, deadline_at, created_at)
-            SELECT t.id, t.wallet, t.amount, 'open', t.owner, t.deadline, clock_timestamp()
-            FROM unnest(ids, wallets, amounts, owners, deadlines, verdicts) t(id, wallet, amount, owner, deadline, verdict)
-            WHERE t.verdict = 1 AND NOT (retry AND t.id = ANY(held))
-            ON CONFLICT (id) DO NOTHING
-            RETURNING id, wallet_id, amount
-        )
-        SELECT wallet_id, sum(amount)::bigint AS amount, array_agg(id) AS ids FROM put GROUP BY wallet_id
-    LOOP
-        UPDATE billing_wallet w SET held = w.held + added.amount WHERE organization_id = added.wallet_id;
-        held := held || added.ids;
+    IF admitted = 0 THEN
+        RETURN;
+    END IF;
+    WITH put AS (
+        INSERT INTO billing_hold (id, wallet_id, amount, state, owner, deadline_at, created_at)
+        SELECT t.id, t.wallet, t.amount, 'open', t.owner, t.deadline, clock_timestamp()
+        FROM unnest(ids, wallets, amounts, owners, deadlines, verdicts) t(id, wallet, amount, owner, deadline, verdict)
+        WHERE t.verdict = 1 AND t.id <> ALL(known_ids)
+        ON CONFLICT (id) DO NOTHING
+        RETURNING id, wallet_id, amount
+    )
+    SELECT array_agg(id), array_agg(wallet_id), array_agg(amount) INTO put_ids, put_wallets, put_amounts FROM put;
+    FOR i IN 1..coalesce(cardinality(put_ids), 0) LOOP
+        took := took + put_amounts[i];
+        IF put_wallets[i] IS DISTINCT FROM put_wallets[i + 1] THEN
+            UPDATE billing_wallet SET held = held + took WHERE organization_id = put_wallets[i];
+            took := 0;
+        END IF;
     END LOOP;
     -- An id that was there before, although nobody said so: open means it is held, resolved means it came too late.
     FOR i IN 1..n LOOP
-        IF verdicts[i] = 1 AND cardinality(held) < n AND NOT ids[i] = ANY(held) THEN
+        EXIT WHEN cardinality(put_ids) = admitted;
+        IF verdicts[i] = 1 AND ids[i] <> ALL(put_ids || known_ids) THEN
             SELECT state INTO known FROM billing_hold WHERE id = ids[i];
             IF known <> 'open' THEN
                 verdicts[i] := 4;
@@ -163,6 +176,7 @@ DECLARE
     done_absorbed bigint[];
     spender record;
 BEGIN
+    PERFORM set_config('plan_cache_mode', 'force_generic_plan', true);
     SELECT coalesce(array_agg(id), '{}') INTO seen
     FROM (SELECT id FROM billing_hold WHERE id = ANY(ids) ORDER BY id FOR NO KEY UPDATE) locked;
     PERFORM FROM billing_wallet WHERE organization_id = ANY(wallets) ORDER BY organization_id FOR NO KEY UPDATE;

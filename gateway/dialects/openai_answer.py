@@ -1,7 +1,7 @@
 """Pure: what an OpenAI-compatible answer said, piece by piece: choices, usage, errors, in every shape seen in the wild.
 
-Responsible for gathering the deltas of a stream (or the message of a whole answer) and for normalising usage. Never sees
-server-sent events or the client's side. Neighbour: `openai_chat`, which is the door; nobody else imports this.
+Responsible for gathering the deltas of a stream (or the message of a whole answer) and for normalising usage. Never
+sees server-sent events or the client's side. Neighbour: `openai_chat`, which is the door; nobody else imports this.
 
 The oddities, by provider (recorded 2024-2026): Mistral sends content as a list and tool calls without a type; DeepSeek,
 Mistral, Together send usage on the finish chunk, DeepSeek on many; Groq under `x_groq`; Moonshot inside the choice; xAI
@@ -9,6 +9,7 @@ leaves reasoning out of `completion_tokens`; OpenRouter puts errors into choices
 """
 
 import json
+import re
 from typing import Any
 
 import msgspec
@@ -18,16 +19,18 @@ from billing.usage import Usage
 # Above this a number of tokens is a mistake.
 MAX_TOKENS = 100_000_000
 MAX_TEXT = 200
+# A surrogate pair, kept, or half of one, which cut model output has and no text can hold.
+_SURROGATE = re.compile(rb"(\\u[dD][89abAB]\w\w\\u[dD][c-fC-F]\w\w)|\\u[dD][89a-fA-F]\w\w")
 
 
 def lenient(data: bytes) -> Any:
-    """Decode JSON, also with half surrogate pairs or bad UTF-8 as cut model output has them; None when it is none."""
+    """Decode JSON, also with half surrogate pairs, bad UTF-8 or NaN as providers send them; None when it is none."""
     try:
         return msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
     try:
-        return json.loads(data.decode("utf-8", "replace"))
+        return json.loads(_SURROGATE.sub(rb"\1", data.decode("utf-8", "replace").encode()))
     except (ValueError, RecursionError):
         return None
 
@@ -36,16 +39,7 @@ def storable(value: object) -> str | None:
     """Return a short text of a provider's that any table can hold, or None."""
     if not isinstance(value, str) or not value:
         return None
-    return whole(value.replace("\0", ""))[:MAX_TEXT]
-
-
-def whole(text: str) -> str:
-    """Join surrogate pairs that came in two pieces; what stays half becomes a replacement character."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
+    return value.replace("\0", "")[:MAX_TEXT]
 
 
 def error_in(value: dict[str, Any]) -> str | None:
@@ -73,14 +67,14 @@ def _message(inner: object) -> str:
     if isinstance(inner, dict):
         inner = next((inner[name] for name in ("message", "msg", "detail", "code", "type") if inner.get(name)), None)
     text = inner if isinstance(inner, str) else None if inner is None else str(inner)
-    return whole(text)[:2_000] if text else "The provider reported an error."
+    return text[:2_000] if text else "The provider reported an error."
 
 
 def _dicts(value: object) -> list[dict[str, Any]]:
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
-# --- Choices ------------------------------------------------------------------------------------------------------------
+# --- Choices --------------------------------------------------------------------------------------------------------
 
 
 class Choices:
@@ -142,7 +136,7 @@ class Choices:
         return first.finish_reason if first else None
 
     def text(self) -> str:
-        return whole("".join(choice.written() for _, choice in sorted(self._by_index.items())))
+        return "".join(choice.written() for _, choice in sorted(self._by_index.items()))
 
     def assembled(self) -> list[dict[str, Any]]:
         return [
@@ -238,34 +232,36 @@ class _Choice:
         return "".join([*self.reasoning, *self.content, *self.refusal, calls, extra])
 
     def message(self) -> dict[str, Any]:
-        content = whole("".join(self.content))
+        content = "".join(self.content)
         message: dict[str, Any] = {"role": "assistant", "content": content if content or not self.calls else None}
         if self.reasoning:
-            message["reasoning_content"] = whole("".join(self.reasoning))
+            message["reasoning_content"] = "".join(self.reasoning)
         if self.refusal:
-            message["refusal"] = whole("".join(self.refusal))
+            message["refusal"] = "".join(self.refusal)
         if self.calls:
             message["tool_calls"] = [_tool_call(call) for _, call in sorted(self.calls.items())]
-        return message | {name: {key: whole(text) for key, text in grown.items()} for name, grown in self.extra.items()}
+        return message | self.extra
 
 
 def _tool_call(call: dict[str, Any]) -> dict[str, Any]:
-    written = whole("".join(call["input"]))
+    written = "".join(call["input"])
     if call["type"] == "custom":
         return {"id": call["id"], "type": "custom", "custom": {"name": call["name"], "input": written}}
     return {"id": call["id"], "type": call["type"], "function": {"name": call["name"], "arguments": written}}
 
 
-# --- Usage --------------------------------------------------------------------------------------------------------------
+# --- Usage ----------------------------------------------------------------------------------------------------------
 
 
 class Meter:
     """The usage of an answer. Reported more than once, the largest figures count: reports are cumulative, or split."""
 
-    __slots__ = ("reported", "usage")
+    __slots__ = ("_input", "_most", "_output", "reported")
 
     def __init__(self) -> None:
-        self.usage: Usage | None = None
+        self._input: int | None = None
+        self._output: int | None = None
+        self._most = [0, 0, 0]  # read from cache, written to cache, reasoning
         self.reported: dict[str, Any] | None = None  # as the provider put it, the last time
 
     def take(self, value: dict[str, Any]) -> None:
@@ -275,40 +271,44 @@ class Meter:
             reported = value["x_groq"].get("usage")
         if not reported:
             reported = next((choice["usage"] for choice in _dicts(value.get("choices")) if choice.get("usage")), None)
-        usage = _usage(reported) if isinstance(reported, dict) else None
-        if usage is not None:
-            self.reported = reported
-            self.usage = usage if self.usage is None else _larger(self.usage, usage)
+        if isinstance(reported, dict):
+            self._add(reported)
+
+    def _add(self, reported: dict[str, Any]) -> None:
+        given, written = _tokens(reported.get("prompt_tokens")), _tokens(reported.get("completion_tokens"))
+        details = _dict(reported.get("prompt_tokens_details") or reported.get("prompt_token_details"))
+        reasoning = _tokens(_dict(reported.get("completion_tokens_details")).get("reasoning_tokens")) or 0
+        total = _tokens(reported.get("total_tokens"))
+        if given is not None and written is not None and total == given + written + reasoning:
+            written += reasoning  # the total says that reasoning was not counted as output
+        if given is not None:
+            self._input = max(given, self._input or 0)
+        if written is not None:
+            self._output = max(written, self._output or 0)
+        read = _tokens(details.get("cached_tokens")) or next(
+            (count for name in _CACHED if (count := _tokens(reported.get(name)))), 0
+        )
+        found = (read, _tokens(details.get("cache_write_tokens")) or 0, reasoning)
+        self._most = [max(pair) for pair in zip(self._most, found, strict=True)]
+        self.reported = reported
+
+    @property
+    def usage(self) -> Usage | None:
+        """The usage, normalised; None without usable totals (missing, negative, absurd, of another type)."""
+        if self._input is None or self._output is None:
+            return None
+        read = min(self._most[0], self._input)
+        return Usage(
+            input_tokens=self._input,
+            output_tokens=self._output,
+            cache_read_input_tokens=read,
+            cache_creation_input_tokens=min(self._most[1], self._input - read),
+            reasoning_output_tokens=min(self._most[2], self._output),
+        )
 
 
-def _usage(reported: dict[str, Any]) -> Usage | None:
-    """Normalise a report of usage; None when it has no usable totals (missing, negative, absurd, of another type)."""
-    given = _tokens(reported.get("prompt_tokens"))
-    written = _tokens(reported.get("completion_tokens"))
-    if given is None and written is None:
-        return None
-    if "prompt_tokens" in reported and given is None or reported.get("completion_tokens") is not None and written is None:
-        return None
-    given, written = given or 0, written or 0
-    details = _dict(reported.get("prompt_tokens_details") or reported.get("prompt_token_details"))
-    reasoning = _tokens(_dict(reported.get("completion_tokens_details")).get("reasoning_tokens")) or 0
-    if reasoning and _tokens(reported.get("total_tokens")) == given + written + reasoning:
-        written += reasoning  # the total says that reasoning was not counted as output
-    read = (
-        _tokens(details.get("cached_tokens"))
-        or _tokens(reported.get("prompt_cache_hit_tokens"))
-        or _tokens(reported.get("cached_tokens"))
-        or _tokens(reported.get("num_cached_tokens"))
-        or 0
-    )
-    read = min(read, given)
-    return Usage(
-        input_tokens=given,
-        output_tokens=written,
-        cache_read_input_tokens=read,
-        cache_creation_input_tokens=min(_tokens(details.get("cache_write_tokens")) or 0, given - read),
-        reasoning_output_tokens=min(reasoning, written),
-    )
+# Where providers put the tokens read from a cache, besides OpenAI's place: DeepSeek, Moonshot and Together, Mistral.
+_CACHED = ("prompt_cache_hit_tokens", "cached_tokens", "num_cached_tokens")
 
 
 def _tokens(value: object) -> int | None:
@@ -319,13 +319,3 @@ def _tokens(value: object) -> int | None:
 
 def _dict(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
-
-
-def _larger(one: Usage, other: Usage) -> Usage:
-    return Usage(
-        input_tokens=max(one.input_tokens, other.input_tokens),
-        output_tokens=max(one.output_tokens, other.output_tokens),
-        cache_read_input_tokens=max(one.cache_read_input_tokens, other.cache_read_input_tokens),
-        cache_creation_input_tokens=max(one.cache_creation_input_tokens, other.cache_creation_input_tokens),
-        reasoning_output_tokens=max(one.reasoning_output_tokens, other.reasoning_output_tokens),
-    )

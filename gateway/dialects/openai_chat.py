@@ -35,17 +35,18 @@ _Members = dict[str, msgspec.Raw]
 _MEMBERS = msgspec.json.Decoder(_Members)
 _ANY = msgspec.json.Decoder()
 _encode = msgspec.json.Encoder().encode
+_GAP = re.compile(rb"[ \t\r\n]*")
 
 _AS_BRACKETS = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 # Raw JSON of these goes into the prompt beside the messages.
-_PROMPT_MEMBERS = ("tools", "functions", "response_format", "prediction", "documents")
+_PROMPT_MEMBERS = ("tools", "functions", "response_format", "prediction")
 # The template around a message, and images: both are bounded by the piece, not by their bytes.
 _NOT_TEXT = frozenset({"role", "type", "image_url"})
 _NOT_COUNTED_TEXT = _NOT_TEXT | {"file_data", "input_audio", "file_id", "id", "tool_call_id"}
 
 
-# --- Requests -----------------------------------------------------------------------------------------------------------
+# --- Requests -------------------------------------------------------------------------------------------------------
 
 
 class InvalidBody(ValueError):
@@ -176,13 +177,14 @@ def _is_unambiguous(request: Request) -> bool:
     body, members = request.body, request.members
     if _encode(members) == body:
         return True
-    position = re.match(rb"\s*\{", body).end()  # type: ignore[union-attr]
-    for name, raw in members.items():
-        key = re.compile(rb"\s*,?\s*" + re.escape(_encode(name)) + rb"\s*:\s*").match(body, position)
-        if key is None or not body.startswith(raw, key.end()):
-            return False
-        position = key.end() + len(bytes(raw))
-    return re.compile(rb"\s*\}\s*").fullmatch(body, position) is not None
+    position = 0
+    for index, (name, raw) in enumerate(members.items()):
+        for expected in (b"," if index else b"{", _encode(name), b":", bytes(raw)):
+            position = _GAP.match(body, position).end()  # type: ignore[union-attr]
+            if not body.startswith(expected, position):
+                return False
+            position += len(expected)
+    return body[position:].strip() == b"}"
 
 
 def _member(members: _Members, name: str, kind: type, wanted: str) -> Any:
@@ -262,7 +264,7 @@ class _Measure:
         return sum(len(text) if text.isascii() else len(text.encode()) for text in self.strings)
 
 
-# --- Answers ------------------------------------------------------------------------------------------------------------
+# --- Answers --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,8 +303,8 @@ class InvalidStream(ValueError):
 class StreamReader:
     """Reads a stream beside its way to the client.
 
-    `feed` returns the bytes to forward: whole events, as they came. When the client did not ask for usage, the chunk that
-    holds nothing else and `"usage":null` are left out, because it was us who asked.
+    `feed` returns the bytes to forward: whole events, as they came. When the client did not ask for usage, the chunk
+    that holds nothing else and `"usage":null` are left out, because it was us who asked.
     """
 
     def __init__(self, *, include_usage: bool) -> None:
@@ -339,7 +341,7 @@ class StreamReader:
             raise InvalidStream(str(error)) from error
         last = b""
         for event in events:
-            if event.data == b"[DONE]" or isinstance(lenient(event.data), dict):
+            if event.data.startswith(b"[DONE]") or isinstance(lenient(event.data), dict):
                 whole = event.raw.rstrip(b"\r\n") + b"\n\n"
                 last += self._take(event._replace(raw=whole))
         if self.complete and not self.saw_done:
@@ -385,9 +387,11 @@ class StreamReader:
 
     def _take(self, event: Event) -> bytes:
         data = event.data
+        if self.saw_done:
+            return b""
         if not data:
             return event.raw
-        if data == b"[DONE]":
+        if data.startswith(b"[DONE]"):
             self.saw_done = True
             # After an error a `[DONE]` would make a broken answer look whole.
             return b"" if self.error is not None else event.raw
@@ -395,8 +399,9 @@ class StreamReader:
             chunk = _ANY.decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             chunk = lenient(data)
-        if type(chunk) is not dict:
-            return event.raw
+        return self._chunk(event, chunk) if type(chunk) is dict else event.raw
+
+    def _chunk(self, event: Event, chunk: dict[str, Any]) -> bytes:
         choices = chunk.get("choices")
         if choices:
             if not self.started:
@@ -426,13 +431,16 @@ class StreamReader:
         raw = event.raw
         if raw.count(b'"usage"') == 1 and b',"usage":null' in raw:
             return raw.replace(b',"usage":null', b"")
-        members = _MEMBERS.decode(event.data)
+        try:
+            members = _MEMBERS.decode(event.data)
+        except msgspec.DecodeError:
+            return raw  # only leniently JSON: not ours to write anew
         del members["usage"]
         name = b"event: " + event.event + b"\n" if event.event else b""
         return name + b"data: " + _encode(members) + b"\n\n"
 
 
-# --- Errors -------------------------------------------------------------------------------------------------------------
+# --- Errors ---------------------------------------------------------------------------------------------------------
 
 # The `type` of an error by its status; other 4xx are invalid_request_error, other 5xx server_error.
 ERROR_TYPES = {

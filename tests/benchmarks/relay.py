@@ -32,7 +32,9 @@ async def app(scope, receive, send):
     headers = {"content-type": "application/json"}
     async with _session.post(UPSTREAM, data=body, headers=headers) as answer:
         content_type = answer.headers["content-type"].encode()
-        await send({"type": "http.response.start", "status": answer.status, "headers": [(b"content-type", content_type)]})
+        await send(
+            {"type": "http.response.start", "status": answer.status, "headers": [(b"content-type", content_type)]}
+        )
         async for block in answer.content.iter_any():
             await send({"type": "http.response.body", "body": block, "more_body": True})
         await send({"type": "http.response.body", "body": b""})

@@ -57,7 +57,11 @@ def test_a_carrier_that_is_no_object_is_ignored_with_a_warning(value):
 
 def test_the_customer_of_customer_params_wins():
     found = params.gather(
-        members(customer_identifier="outer", customer_params={"customer_identifier": "inner", "name": "Ada", "email": "a@b.c"}), {}
+        members(
+            customer_identifier="outer",
+            customer_params={"customer_identifier": "inner", "name": "Ada", "email": "a@b.c"},
+        ),
+        {},
     )
     assert (found.customer_identifier, found.customer_name, found.customer_email) == ("inner", "Ada", "a@b.c")
 
@@ -78,7 +82,13 @@ def test_what_postgresql_cannot_store_is_taken_out():
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("customer_identifier", ["x"]), ("metadata", [1]), ("disable_log", "yes"), ("customer_params", "x"), ("thread_identifier", True)],
+    [
+        ("customer_identifier", ["x"]),
+        ("metadata", [1]),
+        ("disable_log", "yes"),
+        ("customer_params", "x"),
+        ("thread_identifier", True),
+    ],
 )
 def test_a_wrong_type_is_refused_by_name(name, value):
     with pytest.raises(params.InvalidRequest) as refused:

@@ -239,7 +239,9 @@ def test_known_prices_are_the_published_ones(name: str, price: tuple[int, int, i
 
 
 def test_no_model_we_ship_was_switched_off_before_the_release() -> None:
-    assert [model.full_name for model in catalog().models() if model.retires_on and model.retires_on < date(2026, 11, 22)] == []
+    assert [
+        model.full_name for model in catalog().models() if model.retires_on and model.retires_on < date(2026, 11, 22)
+    ] == []
 
 
 def test_close_names_help_and_stay_cheap() -> None:

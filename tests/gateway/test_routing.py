@@ -16,10 +16,13 @@ class Key:
     models: tuple[str, ...] = ()
 
 
+RATES = Rates(input=1, output=1)
+
+
 @dataclass(frozen=True)
 class Price:
     rates_id: int = 1
-    rates: Rates = Rates(input=1, output=1)
+    rates: Rates = RATES
 
 
 GPT = Model(id="gpt", provider="openai", upstream="gpt")

@@ -14,7 +14,8 @@ from traces import spans
 
 _KEY = ("organization_id", "bucket", "environment", "provider", "model", "api_key_id", "status", "paid_by")
 _TOKENS = (
-    "input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "reasoning_output_tokens",
+    "input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens",
+    "reasoning_output_tokens",
 )  # fmt: skip
 _SUMS = ("n", "errors", *_TOKENS, "cost_nano", "charged_nano", "duration_us_sum")
 _HISTOGRAMS = ("duration_histogram", "ttft_histogram")

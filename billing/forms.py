@@ -1,0 +1,66 @@
+"""The forms of billing: a redeem code, and what an operator does by hand. They check input and hold no rule of money.
+
+Neighbours: `views.py`, `admin.py`, `usage.nano_from_usd`.
+"""
+
+import uuid
+from typing import Any
+
+from django import forms
+
+from billing.usage import nano_from_usd
+
+
+class UsdField(forms.CharField):
+    """An amount in US dollars, cleaned to an integer of nano-USD."""
+
+    def __init__(self, *, may_be_negative: bool = False, **options: Any) -> None:
+        self.may_be_negative = may_be_negative
+        super().__init__(max_length=30, widget=forms.TextInput(attrs={"inputmode": "decimal"}), **options)
+
+    def clean(self, value: Any) -> Any:
+        text = super().clean(value)
+        if not text:
+            return None
+        try:
+            nano = nano_from_usd(text)
+        except ValueError as error:
+            raise forms.ValidationError(f"{error}. Write it like 12.50.") from None
+        if nano == 0 or (nano < 0 and not self.may_be_negative):
+            raise forms.ValidationError("The amount must be above zero.")
+        return nano
+
+
+class RedeemForm(forms.Form):
+    """A code that adds credits."""
+
+    code = forms.CharField(
+        label="Redeem code",
+        max_length=60,
+        widget=forms.TextInput(
+            attrs={"autocomplete": "off", "spellcheck": "false", "class": "mono", "placeholder": "RSP-XXXX-XXXX-XXXX-XXXX"}
+        ),
+    )
+
+
+class GrantForm(forms.Form):
+    """Credits given by an operator. `request_id` makes a form that is sent twice grant once."""
+
+    amount = UsdField(label="Amount in USD")
+    reason = forms.CharField(max_length=500, help_text="The organization reads it on its Credits page.")
+    expires_at = forms.DateTimeField(
+        label="Expires (UTC)", required=False, help_text="Like 2027-01-31 00:00. Empty: never."
+    )
+    request_id = forms.UUIDField(widget=forms.HiddenInput, initial=uuid.uuid4)
+
+
+class AdjustForm(forms.Form):
+    """A correction by an operator; negative takes credits away."""
+
+    amount = UsdField(
+        label="Amount in USD",
+        may_be_negative=True,
+        help_text="Negative takes credits away. More than $100 waits for the approval of a second operator.",
+    )
+    reason = forms.CharField(max_length=500, help_text="The organization reads it on its Credits page.")
+    request_id = forms.UUIDField(widget=forms.HiddenInput, initial=uuid.uuid4)

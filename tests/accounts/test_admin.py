@@ -1,0 +1,186 @@
+"""The operator's console: who enters, what is shown, what is recorded."""
+
+import re
+import uuid
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from django.test import Client
+from django.utils import timezone
+
+from accounts import keys
+from accounts.models import ApiKey, AuditEvent, Membership, Role, User
+
+PASSWORD = "correct horse battery"
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def operator() -> User:
+    return User.objects.create_superuser(f"operator-{uuid.uuid4().hex[:10]}@example.test", PASSWORD)
+
+
+@pytest.fixture
+def console(operator: User) -> Client:
+    client = Client()
+    client.force_login(operator)
+    return client
+
+
+def test_operator_enters_with_email_and_password(client: Client, operator: User) -> None:
+    assert client.get("/admin/")["Location"].startswith("/admin/login/")
+    login = client.get("/admin/login/?next=/admin/")
+    assert login["Location"].startswith("/accounts/login/?next=")
+
+    answer = client.post("/accounts/login/", {"login": operator.email, "password": PASSWORD, "next": "/admin/"})
+
+    assert answer["Location"] == "/admin/"
+    assert client.get("/admin/").status_code == 200
+
+
+def test_operator_enters_although_email_does_not_work(client: Client, operator: User, settings: Any) -> None:
+    settings.EMAIL_IS_CONFIGURED = True
+    settings.ACCOUNT_EMAIL_VERIFICATION = "mandatory"
+
+    client.post("/accounts/login/", {"login": operator.email, "password": PASSWORD, "next": "/admin/"})
+
+    assert client.get("/admin/").status_code == 200
+
+
+@pytest.mark.parametrize("who", ["owner", "member"])
+def test_customers_do_not_enter(cast: SimpleNamespace, who: str) -> None:
+    client = Client()
+    client.force_login(getattr(cast, who))
+
+    assert client.get("/admin/").status_code == 302
+    assert client.get("/admin/", follow=True).status_code == 403
+
+
+def test_staff_who_are_no_operators_see_nothing_of_accounts(cast: SimpleNamespace) -> None:
+    cast.member.is_staff = True
+    cast.member.save()
+    client = Client()
+    client.force_login(cast.member)
+
+    for table in ("user", "organization", "apikey", "auditevent"):
+        assert client.get(f"/admin/accounts/{table}/").status_code == 403
+
+
+@pytest.mark.parametrize("table", ["user", "organization", "apikey", "auditevent"])
+def test_every_table_lists_and_searches(console: Client, cast: SimpleNamespace, api_key: str, table: str) -> None:
+    assert console.get(f"/admin/accounts/{table}/").status_code == 200
+    assert console.get(f"/admin/accounts/{table}/?q=acme").status_code == 200
+
+
+def test_key_is_shown_without_its_digest_and_cannot_be_changed(
+    console: Client, cast: SimpleNamespace, api_key: str
+) -> None:
+    stored = ApiKey.objects.get(organization=cast.organization)
+    url = f"/admin/accounts/apikey/{stored.pk}/change/"
+
+    page = console.get(url).content.decode()
+
+    assert stored.public_id in page
+    assert bytes(stored.digest).hex() not in page
+    assert api_key not in page
+    assert console.post(url, {"name": "Changed"}).status_code == 403
+    assert console.get("/admin/accounts/apikey/add/").status_code == 403
+    assert console.post(f"/admin/accounts/apikey/{stored.pk}/delete/", {"post": "yes"}).status_code == 403
+    assert ApiKey.objects.get(pk=stored.pk).name == stored.name
+
+
+@pytest.mark.django_db(transaction=True)
+def test_operator_revokes_keys(console: Client, operator: User, cast: SimpleNamespace, api_key: str) -> None:
+    keys.verify_sync(api_key)
+    stored = ApiKey.objects.get(organization=cast.organization)
+
+    console.post("/admin/accounts/apikey/", {"action": "revoke", "_selected_action": [stored.pk]})
+
+    with pytest.raises(keys.InvalidKey):
+        keys.verify_sync(api_key)
+    event = AuditEvent.objects.get(action="api_key.revoked", target=stored.public_id)
+    assert event.actor == operator
+
+
+def test_operator_makes_a_reset_link_that_works_once(
+    console: Client, operator: User, cast: SimpleNamespace, client: Client, settings: Any
+) -> None:
+    answer = console.post("/admin/accounts/user/", {"action": "make_reset_links", "_selected_action": [cast.member.pk]})
+
+    link = re.search(rf"{settings.RESPAN_BASE_URL}(/accounts/password/reset/key/[^<\s]+)", answer.content.decode())
+    assert link is not None
+    assert "no-store" in answer["Cache-Control"]
+    event = AuditEvent.objects.get(action="user.reset_link_made", target=cast.member.email)
+    assert event.actor == operator
+    assert link[1] not in str(event.detail)
+
+    page = client.get(link[1], follow=True)
+    client.post(page.request["PATH_INFO"], {"password1": "another long phrase", "password2": "another long phrase"})
+    assert client.login(email=cast.member.email, password="another long phrase")
+    assert AuditEvent.objects.filter(action="user.password_reset", target=cast.member.email).exists()
+    again = Client().get(link[1], follow=True)
+    assert "This link does not work" in again.content.decode()
+
+
+def test_operator_adds_a_user_and_it_is_recorded(console: Client, operator: User) -> None:
+    email = f"new-{uuid.uuid4().hex[:10]}@example.test"
+
+    answer = console.post(
+        "/admin/accounts/user/add/",
+        {"email": email, "name": "New", "usable_password": "true", "password1": PASSWORD, "password2": PASSWORD},
+    )
+
+    assert answer.status_code == 302
+    assert Client().login(email=email, password=PASSWORD)
+    assert AuditEvent.objects.get(action="admin.added", target=f"user {email}").actor == operator
+
+
+def test_change_in_the_console_is_recorded(console: Client, operator: User, cast: SimpleNamespace) -> None:
+    console.post(
+        f"/admin/accounts/user/{cast.member.pk}/change/", {"email": cast.member.email, "name": "Renamed", "is_active": "on"}
+    )
+
+    cast.member.refresh_from_db()
+    assert cast.member.name == "Renamed"
+    event = AuditEvent.objects.get(action="admin.changed", target=f"user {cast.member.email}")
+    assert event.actor == operator
+    assert "Name" in str(event.detail)
+
+
+def test_users_and_organizations_are_never_deleted(console: Client, cast: SimpleNamespace) -> None:
+    for url in (f"/admin/accounts/user/{cast.member.pk}/delete/", f"/admin/accounts/organization/{cast.organization.pk}/delete/"):
+        assert console.post(url, {"post": "yes"}).status_code == 403
+    assert User.objects.filter(pk=cast.member.pk).exists()
+
+
+def test_operator_changes_memberships(console: Client, cast: SimpleNamespace) -> None:
+    organization = cast.organization
+    memberships = list(Membership.objects.filter(organization=organization).order_by("pk"))
+    fields: dict[str, Any] = {
+        "name": "Renamed",
+        "memberships-TOTAL_FORMS": len(memberships),
+        "memberships-INITIAL_FORMS": len(memberships),
+    }
+    for number, membership in enumerate(memberships):
+        fields |= {
+            f"memberships-{number}-id": membership.pk,
+            f"memberships-{number}-organization": organization.pk,
+            f"memberships-{number}-user": membership.user_id,
+            f"memberships-{number}-role": Role.ADMIN if membership.user == cast.member else membership.role,
+        }
+
+    assert console.post(f"/admin/accounts/organization/{organization.pk}/change/", fields).status_code == 302
+
+    assert Membership.objects.get(user=cast.member).role == Role.ADMIN
+    assert AuditEvent.objects.filter(organization=organization, action="admin.changed").exists()
+
+
+def test_events_are_read_only(console: Client, cast: SimpleNamespace) -> None:
+    event = AuditEvent.objects.filter(organization=cast.organization).latest("id")
+
+    assert console.get(f"/admin/accounts/auditevent/{event.pk}/change/").status_code == 200
+    assert console.post(f"/admin/accounts/auditevent/{event.pk}/change/", {"action": "x"}).status_code == 403
+    assert console.post(f"/admin/accounts/auditevent/{event.pk}/delete/", {"post": "yes"}).status_code == 403
+    assert event.created_at <= timezone.now()

@@ -1,0 +1,459 @@
+"""A fake OpenAI-compatible provider over real HTTP, whose behaviour the caller scripts.
+
+The script comes with the model's name or the API key, after a colon: `fake:chunks=20,interval=0.01`, `fake:status=429`.
+In tests it is the fixture `provider` (a thread of this process); `python tests/provider.py PORT` serves drills, with
+`GET /_requests` for what it has seen. Stdlib only; imports nothing of the product.
+
+    chunks=5            tokens of the answer, one a chunk of a stream; `exact` writes exactly the asked maximum instead
+    prompt=7            prompt tokens it reports
+    interval=0          seconds between chunks; first=0: seconds before the head; think=0: between head and body
+    status=200          an error status; retry_after=S; error=openai|flat|detail|html: the shape of its body
+    silence             never answers; stall=N: goes silent after N chunks
+    reset=before|head|N resets the connection: before reading, after the head, after N chunks; drop: hangs up unanswered
+    cut=N               closes cleanly after N chunks, no [DONE]; cut_raw=N: in the middle of chunk N
+    fail=N              sends an error chunk after N chunks
+    done=no             leaves out [DONE]; close: closes after the answer; idle=S: closes an idle connection after S
+    usage=asked|none|finish|null|each|groq|text|negative|huge     how it reports usage
+    flavour=mistral|groq|azure|openrouter                         that provider's oddities
+    tool                calls the first tool; huge=BYTES: a large text; cookie, redirect, gzip, header=BYTES, junk
+"""
+
+import asyncio
+import gzip
+import json
+import socket
+import struct
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+JSON = "application/json"
+EVENTS = "text/event-stream; charset=utf-8"
+
+
+@dataclass
+class Received:
+    """One request as it arrived. Times are `time.monotonic()`."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+    connection: int
+    at: float
+    sent_chunks: int = 0
+    answered_at: float | None = None
+    gone_at: float | None = None  # the client left before the answer was complete
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass
+class Script:
+    """What to do with one request."""
+
+    options: dict[str, str]
+    body: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, body: dict[str, Any], key: str) -> "Script":
+        text = ",".join(part.partition(":")[2] for part in (str(body.get("model", "")), key) if ":" in part)
+        return cls(dict(_option(part) for part in text.split(",") if part), body)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.options
+
+    def text(self, name: str, default: str = "") -> str:
+        return self.options.get(name, default)
+
+    def number(self, name: str, default: float = 0) -> float:
+        return float(self.options.get(name, default))
+
+    @property
+    def limit(self) -> int | None:
+        return self.body.get("max_completion_tokens") or self.body.get("max_tokens")
+
+    @property
+    def tokens(self) -> int:
+        if "exact" in self:
+            return self.limit or 16
+        wanted = int(self.number("chunks", 5))
+        return min(wanted, self.limit) if self.limit else wanted
+
+    @property
+    def finish_reason(self) -> str:
+        if "tool" in self:
+            return "tool_calls"
+        return "length" if self.limit and self.tokens >= self.limit else "stop"
+
+    def usage(self) -> dict[str, Any]:
+        prompt, written = int(self.number("prompt", 7)), self.tokens
+        usage: dict[str, Any] = {
+            "prompt_tokens": prompt,
+            "completion_tokens": written,
+            "total_tokens": prompt + written,
+            "prompt_tokens_details": {"cached_tokens": int(self.number("cached", 0))},
+            "completion_tokens_details": {"reasoning_tokens": 0},
+        }
+        wrong = {"text": "12", "negative": -5, "huge": 10**15}.get(self.text("usage"))
+        return usage if wrong is None else usage | {"prompt_tokens": wrong, "completion_tokens": wrong}
+
+
+def _option(part: str) -> tuple[str, str]:
+    name, _, value = part.partition("=")
+    return name.strip(), value.strip()
+
+
+class Provider:
+    """The server. `start()` runs it in a thread; `requests` holds what arrived, oldest first."""
+
+    def __init__(self, port: int = 0) -> None:
+        self.port = port
+        self.requests: list[Received] = []
+        self.connections = 0
+        self.open_connections = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopped: asyncio.Event | None = None
+        self._started = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True, name="fake-provider")
+
+    @property
+    def base_url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def last(self) -> Received:
+        return self.requests[-1]
+
+    def start(self) -> "Provider":
+        self._thread.start()
+        self._started.wait(10)
+        return self
+
+    def stop(self) -> None:
+        if self._loop is not None and self._stopped is not None:
+            self._loop.call_soon_threadsafe(self._stopped.set)
+        self._thread.join(10)
+
+    async def settled(self, condition: Callable[[], Any], timeout_s: float = 2.0) -> bool:
+        """Wait until a condition about what was received holds."""
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            if time.monotonic() > deadline:
+                return False
+            await asyncio.sleep(0.005)
+        return True
+
+    def _run(self) -> None:
+        asyncio.run(self.serve())
+
+    async def serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stopped = asyncio.Event()
+        server = await self._loop.create_server(lambda: _Connection(self), "127.0.0.1", self.port, backlog=2048)
+        self.port = server.sockets[0].getsockname()[1]
+        self._started.set()
+        async with server:
+            await self._stopped.wait()
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+
+
+class _Connection(asyncio.Protocol):
+    def __init__(self, provider: Provider) -> None:
+        self.provider = provider
+        self.buffer = b""
+        self.task: asyncio.Task[None] | None = None
+        self.request: Received | None = None
+        self.idle: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport: Any = transport
+        self.provider.connections += 1
+        self.provider.open_connections += 1
+        self.number = self.provider.connections
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.provider.open_connections -= 1
+        if self.request is not None and self.request.answered_at is None:
+            self.request.gone_at = time.monotonic()
+        if self.task is not None:
+            self.task.cancel()
+        if self.idle is not None:
+            self.idle.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        self.buffer += data
+        if self.idle is not None:
+            self.idle.cancel()
+        head, end, rest = self.buffer.partition(b"\r\n\r\n")
+        if not end or self.task is not None:
+            return
+        first, *lines = head.decode("latin-1").split("\r\n")
+        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        size = int(headers.get("content-length", 0))
+        if len(rest) < size:
+            if _script_of(b"", headers).text("reset") == "before":
+                self.reset()
+            return
+        self.buffer = rest[size:]
+        method, path, _ = first.split(" ")
+        self.request = Received(method, path, headers, rest[:size], self.number, time.monotonic())
+        self.task = asyncio.get_running_loop().create_task(self.answer(self.request))
+
+    async def answer(self, request: Received) -> None:
+        if request.path.startswith("/_requests"):
+            seen = [vars(item) | {"body": item.body.decode("utf-8", "replace")} for item in self.provider.requests]
+            self.whole(200, json.dumps(seen).encode())
+        else:
+            self.provider.requests.append(request)
+            await _Answer(self, request, _script_of(request.body, request.headers)).run()
+        request.answered_at = time.monotonic()
+        self.task = None
+
+    def write(self, data: bytes) -> None:
+        if not self.transport.is_closing():
+            self.transport.write(data)
+
+    def whole(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+        fields = {"content-type": JSON, "content-length": str(len(body)), **(headers or {})}
+        self.write(_head(status, fields) + body)
+
+    def reset(self) -> None:
+        """End the connection with a RST."""
+        raw = self.transport.get_extra_info("socket")
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.transport.abort()
+
+
+def _script_of(body: bytes, headers: dict[str, str]) -> Script:
+    try:
+        value = json.loads(body)
+    except ValueError:
+        value = {}
+    key = headers.get("authorization", "").removeprefix("Bearer ")
+    return Script.of(value if isinstance(value, dict) else {}, key)
+
+
+def _head(status: int, headers: dict[str, str]) -> bytes:
+    lines = [f"HTTP/1.1 {status} Fake", *(f"{name}: {value}" for name, value in headers.items())]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+
+class _Answer:
+    """One answer, from its script."""
+
+    def __init__(self, connection: _Connection, request: Received, script: Script) -> None:
+        self.connection = connection
+        self.request = request
+        self.script = script
+
+    async def run(self) -> None:
+        script = self.script
+        await asyncio.sleep(script.number("first"))
+        if "silence" in script:
+            await asyncio.sleep(3600)
+        if script.text("reset") == "before":
+            return self.connection.reset()
+        if "drop" in script:
+            return self.connection.transport.close()
+        if "junk" in script:
+            return self.connection.write(b"SSH-2.0-OpenSSH_9.2 this is no HTTP\r\n\r\n")
+        await self.route()
+        if "close" in script:
+            self.connection.transport.close()
+        elif "idle" in script:
+            loop = asyncio.get_running_loop()
+            self.connection.idle = loop.call_later(script.number("idle"), self.connection.transport.close)
+        return None
+
+    async def route(self) -> None:
+        script = self.script
+        if int(script.number("status", 200)) >= 400:
+            return self.refuse(int(script.number("status")))
+        if "redirect" in script:
+            return self.connection.whole(307, b"", {"location": "http://127.0.0.1:1/elsewhere"})
+        if self.request.path.endswith("/models"):
+            models = {"object": "list", "data": [{"id": "fake", "object": "model", "created": 1, "owned_by": "fake"}]}
+            return self.connection.whole(200, json.dumps(models).encode())
+        if not self.request.path.endswith("/chat/completions"):
+            return self.refuse(404)
+        if script.body.get("stream") is True:
+            return await self.stream()
+        return await self.plain()
+
+    def headers(self) -> dict[str, str]:
+        extra = {"x-request-id": f"req_{len(self.connection.provider.requests)}", "openai-organization": "org-of-the-key"}
+        if "cookie" in self.script:
+            extra["set-cookie"] = "session=of-another-tenant; Path=/"
+        if "header" in self.script:
+            extra["x-large"] = "a" * int(self.script.number("header"))
+        return extra
+
+    def refuse(self, status: int) -> None:
+        shape = self.script.text("error", "openai")
+        message = f"scripted {status}"
+        body: Any = {"error": {"message": message, "type": "scripted", "param": None, "code": "scripted"}}
+        if shape == "flat":
+            body = {"code": "scripted", "error": message}
+        elif shape == "detail":
+            body = {"detail": message}
+        headers = self.headers()
+        if "retry_after" in self.script:
+            headers["retry-after"] = self.script.text("retry_after")
+        if shape == "html":
+            self.connection.whole(status, b"<html>scripted</html>", headers | {"content-type": "text/html"})
+        else:
+            self.connection.whole(status, json.dumps(body).encode(), headers)
+
+    def words(self) -> list[str]:
+        if "huge" in self.script:
+            return ["a" * int(self.script.number("huge"))]
+        return [f"word{number} " for number in range(self.script.tokens)]
+
+    async def plain(self) -> None:
+        script = self.script
+        message: dict[str, Any] = {"role": "assistant", "content": "".join(self.words()), "refusal": None}
+        if "tool" in script:
+            message |= {"content": None, "tool_calls": [_tool_call(script)]}
+        body = _envelope("chat.completion", script) | {
+            "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": script.finish_reason}]
+        }
+        if script.text("usage") != "none":
+            body["usage"] = script.usage()
+        content = json.dumps(body).encode()
+        headers = self.headers()
+        if "gzip" in script:
+            content, headers = gzip.compress(content), headers | {"content-encoding": "gzip"}
+        if script.text("reset") == "head":
+            self.connection.write(_head(200, {"content-length": str(len(content))}))
+            await asyncio.sleep(0.02)
+            return self.connection.reset()
+        if "think" in script:
+            self.connection.write(_head(200, {"content-type": JSON, "content-length": str(len(content))}))
+            await asyncio.sleep(script.number("think"))
+            return self.connection.write(content)
+        return self.connection.whole(200, content, headers)
+
+    # --- streams ----------------------------------------------------------------------------------------------
+
+    async def stream(self) -> None:
+        script = self.script
+        fields = {"content-type": EVENTS, "transfer-encoding": "chunked", **self.headers()}
+        self.connection.write(_head(200, fields))
+        await asyncio.sleep(script.number("think"))
+        if script.text("reset") == "head":
+            await asyncio.sleep(0.02)
+            return self.connection.reset()
+        if script.text("flavour") == "azure":
+            self.event({"id": "", "object": "", "choices": [], "prompt_filter_results": [{"prompt_index": 0}]})
+        if script.text("flavour") == "openrouter":
+            self.chunk(b": OPENROUTER PROCESSING\n\n")
+        if not await self.deltas():
+            return None
+        self.finish()
+        if script.text("done") != "no":
+            self.chunk(b"data: [DONE]\n\n")
+        return self.connection.write(b"0\r\n\r\n")
+
+    async def deltas(self) -> bool:
+        """Send the chunks with text. False when the script ended the connection."""
+        script = self.script
+        deltas = [{"role": "assistant", "content": ""}, *({"content": word} for word in self.words())]
+        if "tool" in script:
+            deltas = [{"role": "assistant", "content": None, "tool_calls": [_tool_call(script) | {"index": 0}]}]
+        for number, delta in enumerate(deltas):
+            if number > 1:
+                await asyncio.sleep(script.number("interval"))
+            if "stall" in script and number > script.number("stall"):
+                await asyncio.sleep(3600)
+            for name, act in self.ends().items():
+                if script.text(name).isdigit() and number > int(script.text(name)):
+                    await act()
+                    return False
+            self.event(self.delta(delta))
+            self.request.sent_chunks = number
+        return True
+
+    def ends(self) -> dict[str, Callable[[], Awaitable[None]]]:
+        async def reset() -> None:
+            await asyncio.sleep(0.02)
+            self.connection.reset()
+
+        async def cut() -> None:
+            self.connection.write(b"0\r\n\r\n")
+
+        async def cut_raw() -> None:
+            self.chunk(b'data: {"id":"cut in the mid')
+            self.connection.transport.close()
+
+        async def fail() -> None:
+            name = b"event: error\n" if self.script.text("flavour") == "groq" else b""
+            error = {"error": {"message": "scripted failure", "type": "server_error", "code": "scripted"}}
+            self.chunk(name + b"data: " + json.dumps(error).encode() + b"\n\n")
+            self.connection.write(b"0\r\n\r\n")
+
+        return {"reset": reset, "cut": cut, "cut_raw": cut_raw, "fail": fail}
+
+    def delta(self, delta: dict[str, Any]) -> dict[str, Any]:
+        if self.script.text("flavour") == "mistral" and delta.get("content"):
+            delta = {"content": [{"type": "text", "text": delta["content"]}]}
+        chunk = _envelope("chat.completion.chunk", self.script)
+        chunk["choices"] = [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}]
+        if self.script.text("usage") == "each":
+            chunk["usage"] = self.script.usage()
+        elif self.script.text("usage") == "null" or self.asked:
+            chunk["usage"] = None
+        return chunk
+
+    @property
+    def asked(self) -> bool:
+        options = self.script.body.get("stream_options") or {}
+        return self.script.text("usage", "asked") == "asked" and options.get("include_usage") is True
+
+    def finish(self) -> None:
+        usage = self.script.text("usage", "asked")
+        chunk = _envelope("chat.completion.chunk", self.script)
+        chunk["choices"] = [{"index": 0, "delta": {}, "logprobs": None, "finish_reason": self.script.finish_reason}]
+        if self.script.text("flavour") == "groq" or usage == "groq":
+            chunk["x_groq"] = {"id": "req_1", "usage": self.script.usage()}
+        elif usage in ("finish", "each", "text", "negative", "huge") or self.script.text("flavour") == "mistral":
+            chunk["usage"] = self.script.usage()
+        elif self.asked or usage == "null":
+            chunk["usage"] = None
+        self.event(chunk)
+        if self.asked and "usage" in chunk and chunk["usage"] is None:
+            self.event(_envelope("chat.completion.chunk", self.script) | {"choices": [], "usage": self.script.usage()})
+
+    def event(self, value: dict[str, Any]) -> None:
+        self.chunk(b"data: " + json.dumps(value, separators=(",", ":")).encode() + b"\n\n")
+
+    def chunk(self, data: bytes) -> None:
+        self.connection.write(b"%x\r\n%b\r\n" % (len(data), data))
+
+
+def _envelope(kind: str, script: Script) -> dict[str, Any]:
+    model = str(script.body.get("model", "fake")).partition(":")[0]
+    envelope = {"id": "chatcmpl-fake", "object": kind, "created": 1_700_000_000, "model": f"{model}-2024-01-01"}
+    return envelope | ({"service_tier": "on_demand"} if script.text("flavour") == "groq" else {})
+
+
+def _tool_call(script: Script) -> dict[str, Any]:
+    tools = script.body.get("tools") or [{"function": {"name": "look_up"}}]
+    call = {"id": "call_fake", "function": {"name": tools[0]["function"]["name"], "arguments": '{"city":"Paris"}'}}
+    return call if script.text("flavour") == "mistral" else call | {"type": "function"}
+
+
+if __name__ == "__main__":
+    served = Provider(int(sys.argv[1]) if len(sys.argv) > 1 else 0)
+    print(f"fake provider on 127.0.0.1:{served.port}", flush=True)
+    asyncio.run(served.serve())
