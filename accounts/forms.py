@@ -27,7 +27,6 @@ class SignupForm(AllauthSignupForm):  # type: ignore[misc]
         label="Organization name",
         max_length=120,
         required=False,
-        help_text="Optional: you can leave it empty.",
         widget=forms.TextInput(attrs={"autocomplete": "organization"}),
     )
     field_order = ("email", "password1", "organization")
@@ -69,7 +68,7 @@ class Expiry(forms.ChoiceField):
                 (self.NEVER, "Never"),
                 (self.TWO_WEEKS, "In 2 weeks"),
                 (self.THIRTY_DAYS, "In 30 days"),
-                (self.CUSTOM, "On the date below"),
+                (self.CUSTOM, "On a date"),
             ],
         )
 

@@ -7,6 +7,7 @@ Each view translates the request, makes one domain call and answers with a page 
 from collections.abc import Iterable
 from http import HTTPStatus
 
+from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import PermissionDenied
@@ -62,7 +63,11 @@ def _create_api_key(request: MemberRequest, form: ApiKeyForm) -> HttpResponse:
             "once, then. If you did not see it, revoke that key and create another.",
         )
         return redirect("api-keys")
-    context = {"api_key": issued.api_key, "secret": issued.secret}
+    context = {
+        "api_key": issued.api_key,
+        "secret": issued.secret,
+        "base_url": f"{settings.RESPAN_BASE_URL}/api/",
+    }
     return pages.render(request, "accounts/api_key_created.html", context)
 
 

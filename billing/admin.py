@@ -8,8 +8,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
 from django.db.models import Model, QuerySet
-from django.forms import Form, ModelForm
+from django.forms import Form
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect
 from django.template.response import TemplateResponse
@@ -18,18 +19,16 @@ from django.urls import URLPattern, path, reverse
 from accounts import audit
 from accounts.models import User
 from billing import codes, ledger
-from billing.forms import AdjustForm, GrantForm, UsdField
+from billing.forms import AdjustForm, GrantForm, RedeemCodeForm
 from billing.models import Entry, Grant, Hold, ModelRates, PendingAdjustment, RedeemCode, Wallet
 from billing.usage import usd
 from respan.errors import Error
 
-# Django's generic classes take parameters only in the type checker's eyes.
+# Django's admin classes take parameters only in the type checker's eyes.
 if TYPE_CHECKING:
     AnyAdmin = admin.ModelAdmin[Any]
-    RedeemCodeModelForm = ModelForm[RedeemCode]
 else:
     AnyAdmin = admin.ModelAdmin
-    RedeemCodeModelForm = ModelForm
 
 
 def _operator(request: HttpRequest) -> User:
@@ -53,6 +52,11 @@ class ReadOnly(AnyAdmin):
 
     list_per_page = 50
     show_full_result_count = False
+
+    def require_operator(self, request: HttpRequest) -> None:
+        """Raises: PermissionDenied for staff who are no operators."""
+        if not self.has_module_permission(request):
+            raise PermissionDenied
 
     def has_module_permission(self, request: HttpRequest) -> bool:
         return bool(request.user.is_active and getattr(request.user, "is_superuser", False))
@@ -135,6 +139,7 @@ class WalletAdmin(ReadOnly):
         self, request: HttpRequest, pk: int, form_class: type[Form], title: str, book: Callable[[Form, Wallet], str]
     ) -> HttpResponse:
         """Show a form, book what it asks for, say what was done."""
+        self.require_operator(request)
         wallet = get_object_or_404(Wallet.objects.select_related("organization"), pk=pk)
         back = reverse("admin:billing_wallet_change", args=[pk])
         form = form_class(request.POST or None)
@@ -151,7 +156,6 @@ class WalletAdmin(ReadOnly):
             "title": title,
             "form": form,
             "wallet": wallet,
-            "organization": wallet.organization,
             "back": back,
         }
         return TemplateResponse(request, "billing/admin/form.html", context, status=400 if form.errors else 200)
@@ -207,7 +211,7 @@ class GrantAdmin(ReadOnly):
 class ModelRatesAdmin(ReadOnly):
     """Prices by version, in USD per million tokens; they come from the catalogue."""
 
-    list_display = ("provider", "model", "input_usd", "output_usd", "cache_read_usd", "cache_write_usd", "valid_from", "id")
+    list_display = ("provider", "model", "input_usd", "output_usd", "cache_read_usd", "cache_write_usd", "valid_from")
     list_filter = ("provider",)
     search_fields = ("model",)
     ordering = ("provider", "model", "-id")
@@ -253,16 +257,6 @@ class PendingAdjustmentAdmin(ReadOnly):
                 self.message_user(request, f"{usd(decided.amount)} for {decided.wallet}: {decided.state}.")
 
 
-class RedeemCodeForm(RedeemCodeModelForm):
-    """A new code."""
-
-    amount_usd = UsdField(label="Amount in USD")
-
-    class Meta:
-        model = RedeemCode
-        fields = ("max_uses", "organization", "expires_at", "note")
-
-
 @admin.register(RedeemCode)
 class RedeemCodeAdmin(ReadOnly):
     """Codes that add credits; the code itself is shown once, when it is made."""
@@ -270,7 +264,6 @@ class RedeemCodeAdmin(ReadOnly):
     list_display = ("__str__", "amount_usd", "used", "max_uses", "organization", "expires_at", "note", "created_by")
     list_select_related = ("organization", "created_by")
     search_fields = ("hint", "note")
-    autocomplete_fields = ("organization",)
     ordering = ("-created_at",)
     exclude = ("amount",)
     readonly_fields = ("amount_usd", "used")
@@ -286,15 +279,15 @@ class RedeemCodeAdmin(ReadOnly):
 
     def add_view(self, request: HttpRequest, form_url: str = "", extra_context: Any = None) -> HttpResponse:
         """Make a code and answer with it; a redirect would have to keep it somewhere in clear."""
+        self.require_operator(request)
         form = RedeemCodeForm(request.POST or None)
-        context: dict[str, Any] = {**self.admin_site.each_context(request), "title": "Create redeem code", "form": form}
+        back = reverse("admin:billing_redeemcode_changelist")
+        context = {**self.admin_site.each_context(request), "title": "Create redeem code", "form": form, "back": back}
         if request.method != "POST" or not form.is_valid():
-            return TemplateResponse(
-                request, "billing/admin/redeem_code.html", context, status=400 if form.errors else 200
-            )
+            return TemplateResponse(request, "billing/admin/form.html", context, status=400 if form.errors else 200)
         data = form.cleaned_data
         made, text = codes.create(
-            amount_nano=data["amount_usd"],
+            amount_nano=data["amount"],
             max_uses=data["max_uses"],
             organization=data["organization"],
             expires_at=data["expires_at"],
@@ -302,4 +295,6 @@ class RedeemCodeAdmin(ReadOnly):
             actor=_operator(request),
             address=audit.client_address(request),
         )
-        return TemplateResponse(request, "billing/admin/redeem_code_created.html", {**context, "made": made, "text": text})
+        return TemplateResponse(
+            request, "billing/admin/redeem_code_created.html", {**context, "made": made, "text": text}
+        )

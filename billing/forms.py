@@ -8,6 +8,7 @@ from typing import Any
 
 from django import forms
 
+from accounts.models import Organization
 from billing.usage import nano_from_usd
 
 
@@ -38,7 +39,12 @@ class RedeemForm(forms.Form):
         label="Redeem code",
         max_length=60,
         widget=forms.TextInput(
-            attrs={"autocomplete": "off", "spellcheck": "false", "class": "mono", "placeholder": "RSP-XXXX-XXXX-XXXX-XXXX"}
+            attrs={
+                "autocomplete": "off",
+                "spellcheck": "false",
+                "class": "mono",
+                "placeholder": "RSP-XXXX-XXXX-XXXX-XXXX",
+            }
         ),
     )
 
@@ -64,3 +70,29 @@ class AdjustForm(forms.Form):
     )
     reason = forms.CharField(max_length=500, help_text="The organization reads it on its Credits page.")
     request_id = forms.UUIDField(widget=forms.HiddenInput, initial=uuid.uuid4)
+
+
+class RedeemCodeForm(forms.Form):
+    """A new redeem code."""
+
+    amount = UsdField(label="Amount in USD")
+    max_uses = forms.IntegerField(
+        label="Uses", min_value=1, max_value=1_000_000, initial=1, help_text="How many organizations may redeem it."
+    )
+    organization = forms.CharField(
+        label="Organization id", required=False, max_length=40, help_text="Like org_… ; empty: any organization."
+    )
+    expires_at = forms.DateTimeField(
+        label="Expires (UTC)", required=False, help_text="Like 2027-01-31 00:00. Empty: never."
+    )
+    note = forms.CharField(required=False, max_length=200, help_text="For operators only.")
+
+    def clean_organization(self) -> Organization | None:
+        """Turn the public id into the organization."""
+        public_id = self.cleaned_data["organization"].strip()
+        if not public_id:
+            return None
+        organization = Organization.objects.filter(public_id=public_id).first()
+        if organization is None:
+            raise forms.ValidationError("There is no organization with this id.")
+        return organization

@@ -3,7 +3,8 @@
 Responsible for one batcher in each event loop, with one batch in flight: a hold that comes alone is sent at once, what
 arrives meanwhile is the next batch. A verdict comes within a second or the ledger counts as unavailable. It never
 resolves a hold, not even one whose caller has gone: the `finished` record of that call does, and finds or prevents it
-(`billing_close_many`). Neighbours: `ledger.py` (the door; settlement), migration 0002 (`billing_hold_many`), `respan.pool`.
+(`billing_close_many`). Neighbours: `ledger.py` (the door; settlement), migration 0002 (`billing_hold_many`),
+`respan.pool`.
 """
 
 import asyncio
@@ -195,9 +196,10 @@ class Batcher:
         while True:
             try:
                 verdicts, rooms = await _hold_many([waiter.request for waiter in batch], retry=retry, patient=patient)
-            except psycopg.errors.LockNotAvailable:
-                patient = False
             except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+                if patient and isinstance(error, psycopg.errors.LockNotAvailable):
+                    patient = False
+                    continue
                 if _now() - self.sent_at + RETRY_PAUSE_S > STUCK_AFTER_S:
                     logger.warning("holds refused, the database is unavailable: %s", type(error).__name__)
                     return

@@ -1,9 +1,9 @@
 """The ledger: every movement of money, and the door through which other apps reach it.
 
 Credits and debits by people and rules (grant, purchase, adjustment, refund, expiry) are booked here on Django's
-connection; calls are charged by `settle`. An entry's id is its idempotency key: the same cause books once. Never deletes
-or changes an entry, never refuses a settlement. Neighbours: `holds.py` (opening holds, async), migration 0002 (the
-statements), `codes.py` and `admin.py` (who calls it), the worker that loads finished calls.
+connection; calls are charged by `settle`. An entry's id is its idempotency key: the same cause books once. Never
+deletes or changes an entry, never refuses a settlement. Neighbours: `holds.py` (opening holds, async), migration 0002
+(the statements), `codes.py` and `admin.py` (who calls it), the worker that loads finished calls.
 """
 
 import uuid
@@ -148,7 +148,8 @@ def _close_many(settlements: list[Settlement], *, outcome: str, now: datetime) -
     ]
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT * FROM billing_close_many(%s::uuid[], %s::bigint[], %s::bigint[], %s::bigint[], %s::text[], %s, %s)",
+            "SELECT * FROM billing_close_many"
+            "(%s::uuid[], %s::bigint[], %s::bigint[], %s::bigint[], %s::text[], %s, %s)",
             parameters,
         )
         return {
@@ -158,11 +159,12 @@ def _close_many(settlements: list[Settlement], *, outcome: str, now: datetime) -
 
 
 def alive(owners: Sequence[str], *, now: datetime | None = None) -> None:
-    """Note that these owners of holds live, or have records that will still be shipped. Default: the database's clock."""
+    """Note that these owners of holds live, or have records still to be shipped. Default: the database's clock."""
     with connection.cursor() as cursor:
         cursor.execute(
             "INSERT INTO billing_holdowner (owner, seen_at)"
-            " SELECT owner, coalesce(%s::timestamptz, now()) FROM unnest(%s::text[]) owner GROUP BY owner ORDER BY owner"
+            " SELECT owner, coalesce(%s::timestamptz, now()) FROM unnest(%s::text[]) owner"
+            " GROUP BY owner ORDER BY owner"
             " ON CONFLICT (owner) DO UPDATE SET seen_at = excluded.seen_at",
             [now, list(owners)],
         )
@@ -218,7 +220,7 @@ def _database_now() -> datetime:
     return moment
 
 
-# --- Credits and debits -------------------------------------------------------------------------------------------------
+# --- Credits and debits ----------------------------------------------------------------------------------------------
 
 
 def balance(organization_id: int) -> Balance:
@@ -244,7 +246,7 @@ def grant(
     amount_nano: int,
     reason: str,
     actor: User | None,
-    id: uuid.UUID | None = None,  # noqa: A002  (the entry's)
+    id: uuid.UUID | None = None,
     expires_at: datetime | None = None,
     address: str | None = None,
 ) -> Entry:
@@ -253,9 +255,15 @@ def grant(
     key = id or ids.new_uuid()
     given = Grant(pk=key, wallet=wallet, amount=amount_nano, expires_at=expires_at)
     entry = Entry(
-        id=key, kind=Entry.Kind.GRANT, debit=Entry.Account.PROMOTION, credit=Entry.Account.WALLET, amount=amount_nano,
-        grant=given, reason=reason, actor=actor,
-    )  # fmt: skip
+        id=key,
+        kind=Entry.Kind.GRANT,
+        debit=Entry.Account.PROMOTION,
+        credit=Entry.Account.WALLET,
+        amount=amount_nano,
+        grant=given,
+        reason=reason,
+        actor=actor,
+    )
     if (booked := _find_booked(wallet, entry)) is not None:
         return booked
     if expires_at is not None:
@@ -274,15 +282,20 @@ def purchase(
     amount_nano: int,
     reason: str,
     actor: User | None,
-    id: uuid.UUID | None = None,  # noqa: A002
+    id: uuid.UUID | None = None,
     address: str | None = None,
 ) -> Entry:
     """Book credits that were paid for; `id` derives from the payment, so that it counts once."""
     wallet = _lock_wallet(organization)
     entry = Entry(
-        id=id or ids.new_uuid(), kind=Entry.Kind.PURCHASE, debit=Entry.Account.CASH, credit=Entry.Account.WALLET,
-        amount=amount_nano, reason=reason, actor=actor,
-    )  # fmt: skip
+        id=id or ids.new_uuid(),
+        kind=Entry.Kind.PURCHASE,
+        debit=Entry.Account.CASH,
+        credit=Entry.Account.WALLET,
+        amount=amount_nano,
+        reason=reason,
+        actor=actor,
+    )
     return _find_booked(wallet, entry) or _post(wallet, entry, address=address)
 
 
@@ -295,7 +308,7 @@ def adjust(
     actor: User,
     approver: User | None = None,
     corrects: Entry | None = None,
-    id: uuid.UUID | None = None,  # noqa: A002
+    id: uuid.UUID | None = None,
     address: str | None = None,
 ) -> Entry:
     """Correct a balance by hand, up (positive) or down (negative), naming the entry it corrects if there is one.
@@ -310,9 +323,16 @@ def adjust(
     accounts = (Entry.Account.ADJUSTMENTS, Entry.Account.WALLET)
     debit, credit = accounts if amount_nano > 0 else accounts[::-1]
     entry = Entry(
-        id=id or ids.new_uuid(), kind=Entry.Kind.ADJUSTMENT, debit=debit, credit=credit, amount=abs(amount_nano),
-        corrects=corrects, reason=reason, actor=actor, approver=approver,
-    )  # fmt: skip
+        id=id or ids.new_uuid(),
+        kind=Entry.Kind.ADJUSTMENT,
+        debit=debit,
+        credit=credit,
+        amount=abs(amount_nano),
+        corrects=corrects,
+        reason=reason,
+        actor=actor,
+        approver=approver,
+    )
     return _find_booked(wallet, entry) or _post(wallet, entry, address=address)
 
 
@@ -323,7 +343,7 @@ def refund(
     amount_nano: int,
     reason: str,
     actor: User,
-    id: uuid.UUID | None = None,  # noqa: A002
+    id: uuid.UUID | None = None,
     address: str | None = None,
 ) -> Entry:
     """Take back a charge (credits return, without an expiry) or a purchase (credits leave), in part or whole.
@@ -338,9 +358,15 @@ def refund(
     else:
         raise ValueError("only charges and purchases are refunded; correct the rest by an adjustment")
     back = Entry(
-        id=id or ids.new_uuid(), kind=Entry.Kind.REFUND, debit=debit, credit=credit, amount=amount_nano,
-        corrects=entry, reason=reason, actor=actor,
-    )  # fmt: skip
+        id=id or ids.new_uuid(),
+        kind=Entry.Kind.REFUND,
+        debit=debit,
+        credit=credit,
+        amount=amount_nano,
+        corrects=entry,
+        reason=reason,
+        actor=actor,
+    )
     if (booked := _find_booked(wallet, back)) is not None:
         return booked
     before = Entry.objects.filter(corrects=entry, kind=Entry.Kind.REFUND).aggregate(sum=Sum("amount"))["sum"] or 0
@@ -367,21 +393,34 @@ def expire(now: datetime | None = None) -> int:
         total, last = total + len(wallets), wallets[-1]
 
 
-# --- Two persons ----------------------------------------------------------------------------------------------------------
+# --- Two persons -----------------------------------------------------------------------------------------------------
 
 
 def propose_adjustment(
-    *, organization: Organization, amount_nano: int, reason: str, actor: User, address: str | None = None
+    *,
+    organization: Organization,
+    amount_nano: int,
+    reason: str,
+    actor: User,
+    id: uuid.UUID | None = None,
+    address: str | None = None,
 ) -> Entry | PendingAdjustment:
     """Adjust at once, or, above $100, let the adjustment wait for a second operator."""
+    key = id or ids.new_uuid()
     if abs(amount_nano) <= SOLE_ADJUSTMENT_NANO:
-        return adjust(organization=organization, amount_nano=amount_nano, reason=reason, actor=actor, address=address)
+        return adjust(
+            organization=organization, amount_nano=amount_nano, reason=reason, actor=actor, id=key, address=address
+        )
     _require_amount(abs(amount_nano))
     with transaction.atomic():
-        pending = PendingAdjustment.objects.create(
-            wallet_id=organization.pk, amount=amount_nano, reason=reason, proposed_by=actor
+        pending, is_new = PendingAdjustment.objects.get_or_create(
+            id=key,
+            defaults={"wallet_id": organization.pk, "amount": amount_nano, "reason": reason, "proposed_by": actor},
         )
-        _audit_pending(pending, actor=actor, action="adjustment.proposed", address=address)
+        if (pending.wallet_id, pending.amount) != (organization.pk, amount_nano):
+            raise IdempotencyConflict
+        if is_new:
+            _audit_pending(pending, actor=actor, action="adjustment.proposed", address=address)
     return pending
 
 
@@ -397,9 +436,14 @@ def approve(
         if pending.state != PendingAdjustment.State.WAITING:
             return pending
         adjust(
-            organization=pending.wallet.organization, amount_nano=pending.amount, reason=pending.reason,
-            actor=pending.proposed_by, approver=actor, id=pending.pk, address=address,
-        )  # fmt: skip
+            organization=pending.wallet.organization,
+            amount_nano=pending.amount,
+            reason=pending.reason,
+            actor=pending.proposed_by,
+            approver=actor,
+            id=pending.pk,
+            address=address,
+        )
         return _decide(pending, PendingAdjustment.State.APPROVED, actor=actor, now=now, address=address)
 
 
@@ -415,7 +459,12 @@ def reject(
 
 
 def _decide(
-    pending: PendingAdjustment, state: PendingAdjustment.State, *, actor: User, now: datetime | None, address: str | None
+    pending: PendingAdjustment,
+    state: PendingAdjustment.State,
+    *,
+    actor: User,
+    now: datetime | None,
+    address: str | None,
 ) -> PendingAdjustment:
     pending.state, pending.decided_by, pending.decided_at = state, actor, now or timezone.now()
     pending.save(update_fields=["state", "decided_by", "decided_at"])
@@ -434,7 +483,7 @@ def _audit_pending(pending: PendingAdjustment, *, actor: User, action: str, addr
     )
 
 
-# --- Booking --------------------------------------------------------------------------------------------------------------
+# --- Booking ---------------------------------------------------------------------------------------------------------
 
 
 def _lock_wallet(organization: Organization) -> Wallet:

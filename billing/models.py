@@ -20,9 +20,7 @@ from respan import ids
 class Wallet(models.Model):
     """An organization's balance. `posted` is the sum of its entries, `held` the sum of its open holds."""
 
-    organization = models.OneToOneField(
-        Organization, primary_key=True, on_delete=models.PROTECT, related_name="wallet"
-    )
+    organization = models.OneToOneField(Organization, primary_key=True, on_delete=models.PROTECT, related_name="wallet")
     posted = models.BigIntegerField(default=0)
     held = models.BigIntegerField(default=0)
     # How far below zero an invoiced organization may go; 0 = prepaid.
@@ -371,4 +369,3 @@ class RedeemFailure(models.Model):
 
     def __str__(self) -> str:
         return f"{self.wallet} {self.created_at}"
-

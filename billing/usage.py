@@ -14,6 +14,9 @@ from decimal import Decimal, InvalidOperation
 NANO = 1_000_000_000
 MILLION = 1_000_000
 
+# More than any wallet holds: its nano-USD fill not half of a BIGINT.
+LARGEST_USD = 4_000_000_000
+
 # The answer of `affordable_output` where output costs nothing: more than any model writes.
 UNLIMITED_TOKENS = 1_000_000_000
 
@@ -168,7 +171,7 @@ def nano_from_usd(text: str | Decimal) -> int:
         amount = Decimal(text)
     except InvalidOperation:
         raise ValueError(f"{str(text)[:40]!r} is not an amount of US dollars") from None
-    if not amount.is_finite() or abs(amount) >= MILLION * NANO:
+    if not amount.is_finite() or abs(amount) >= LARGEST_USD:
         raise ValueError("The amount is out of range")
     numerator, denominator = amount.as_integer_ratio()
     nano, rest = divmod(numerator * NANO, denominator)

@@ -20,7 +20,8 @@ WITH signed AS (
 ), open_holds AS (
     SELECT wallet_id, sum(amount) AS total FROM billing_hold WHERE state = 'open' GROUP BY 1
 ), granted AS (
-    SELECT g.id, g.wallet_id, g.amount, g.remaining, coalesce(sum(e.amount) FILTER (WHERE e.kind = 'grant'), 0) AS given,
+    SELECT g.id, g.wallet_id, g.amount, g.remaining,
+           coalesce(sum(e.amount) FILTER (WHERE e.kind = 'grant'), 0) AS given,
            coalesce(sum(e.amount) FILTER (WHERE e.kind = 'expiry'), 0) AS expired
     FROM billing_grant g LEFT JOIN billing_entry e ON e.grant_id = g.id GROUP BY g.id
 )

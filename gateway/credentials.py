@@ -89,6 +89,13 @@ class SecretRequired(InvalidCredential):
     message = "The base URL points to another server than before. Enter the key again."
 
 
+class NameTaken(InvalidCredential):
+    """Two keys of one provider cannot share a name."""
+
+    code = "name_taken"
+    message = "There is a key of this provider with this name already."
+
+
 class Secret:
     """A provider key in memory. Only `reveal` shows it; printing, formatting, logging, JSON and pickle do not."""
 
@@ -219,9 +226,14 @@ def reseal(stored: Stored) -> str:
 
 
 def _binding(stored: Stored, base_url: str) -> bytes:
-    """Return the associated data: every part with its length before it, so that no two rows share one."""
+    """Return the associated data of a credential at a server."""
     owner = "platform" if stored.organization_id is None else str(stored.organization_id)
-    parts = (_PURPOSE, _FORMAT, owner, stored.provider, stored.public_id, origin(base_url))
+    return _length_prefixed(_PURPOSE, _FORMAT, owner, stored.provider, stored.public_id, origin(base_url))
+
+
+@lru_cache(maxsize=2_000)
+def _length_prefixed(*parts: str) -> bytes:
+    """Join texts, each with its length before it, so that no two lists of them come out the same."""
     return b"".join(len(part.encode()).to_bytes(4, "big") + part.encode() for part in parts)
 
 
@@ -395,6 +407,8 @@ def check(
     base_url = _checked_base_url(facts, base_url, organization)
     if replaces is None:
         _check_name(facts, name)
+        if Credential.objects.filter(organization=organization, provider=provider, name=name).exists():
+            raise NameTaken(param="name")
     elif secret is None and origin(base_url or facts.base_url) != origin(replaces.effective_base_url()):
         raise SecretRequired(param="secret")
     if secret is not None or replaces is None:
@@ -435,7 +449,7 @@ def store(
     except IntegrityError:
         if twin := Credential.objects.filter(public_id=credential.public_id).first():
             return twin
-        raise InvalidCredential("There is a key of this provider with this name already.", param="name") from None
+        raise NameTaken(param="name") from None
     return credential
 
 

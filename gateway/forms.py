@@ -77,10 +77,10 @@ class NewCredentialForm(CredentialForm):
         super().__init__(*args, **options)  # type: ignore[arg-type]
         provider = self.fields["provider"]
         assert isinstance(provider, forms.ChoiceField)  # noqa: S101  (declared above)
-        provider.choices = provider_choices()
+        provider.choices = [("", "Choose a provider"), *provider_choices()]
 
 
-class TestForm(forms.Form):
+class ProbeForm(forms.Form):
     """Which model to test a key with."""
 
     model = forms.CharField(required=False, max_length=200)

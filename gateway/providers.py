@@ -88,7 +88,7 @@ class Model:
         return f"{self.id}#above-{self.long_above_tokens}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Provider:
     """A provider: how to reach it, what its keys are made of, where it differs from OpenAI's chat completions."""
 

@@ -19,7 +19,7 @@ from accounts import audit
 from accounts.models import Organization, Role
 from accounts.tenancy import MemberRequest, has_role, require_role
 from gateway import credentials
-from gateway.forms import CredentialForm, NewCredentialForm, TestForm
+from gateway.forms import CredentialForm, NewCredentialForm, ProbeForm
 from gateway.models import Credential
 from gateway.probe import probe
 from gateway.providers import catalog
@@ -91,7 +91,7 @@ def integration(request: MemberRequest, public_id: str) -> HttpResponse:
 def test_integration(request: MemberRequest, public_id: str) -> HttpResponse:
     """Make a tiny real call with a key and tell what came of it."""
     credential = _get(request, public_id)
-    form = TestForm(request.POST)
+    form = ProbeForm(request.POST)
     if not form.is_valid():
         messages.error(request, "The name of a model has at most 200 characters.")
         return redirect("integrations")

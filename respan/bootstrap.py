@@ -129,7 +129,9 @@ def make_secrets(env_file: Path, *, data_dir: Path, env: environ.FileAwareEnv) -
     try:
         _write_env(env_file, made)
     except OSError as problem:
-        raise Refused(f"Cannot write secrets to {env_file} ({problem.strerror}). Set {', '.join(missing)}.") from problem
+        raise Refused(
+            f"Cannot write secrets to {env_file} ({problem.strerror}). Set {', '.join(missing)}."
+        ) from problem
     os.environ.update(made)
     print(f"Made {', '.join(missing)} in {env_file}. Back this file up.", file=sys.stderr, flush=True)
     return missing
@@ -139,7 +141,10 @@ def _write_env(env_file: Path, made: dict[str, str]) -> None:
     """Add settings to `.env`; whatever else it says stays, but for an empty line of the same setting."""
     lines = env_file.read_text().splitlines() if env_file.exists() else []
     lines = [line for line in lines if line.partition("=")[0].strip() not in made]
-    lines += [_NOTE.format(day=time.strftime("%Y-%m-%d")).rstrip(), *(f"{name}={value}" for name, value in made.items())]
+    lines += [
+        _NOTE.format(day=time.strftime("%Y-%m-%d")).rstrip(),
+        *(f"{name}={value}" for name, value in made.items()),
+    ]
     partial = env_file.with_name(env_file.name + ".partial")
     partial.touch(0o600)
     partial.write_text("\n".join(lines) + "\n")

@@ -34,7 +34,9 @@ def check_secrets(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[Che
         found.append(Error("RESPAN_KEY_PEPPER is missing or shorter than 32 characters.", hint=hint, id="respan.E002"))
     problem = _key_ring_problem(settings.RESPAN_KEYS)
     if problem:
-        found.append(Error(f"RESPAN_KEYS {problem}.", hint=f"Form: kid:base64 of 32 bytes[,...]. {hint}", id="respan.E003"))
+        found.append(
+            Error(f"RESPAN_KEYS {problem}.", hint=f"Form: kid:base64 of 32 bytes[,...]. {hint}", id="respan.E003")
+        )
     return found
 
 

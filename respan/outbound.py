@@ -10,6 +10,7 @@ the first block of the body), `read` (between blocks), `total` (until the end of
 """
 
 import asyncio
+import contextlib
 import io
 import ipaddress
 import os
@@ -105,7 +106,12 @@ def check_url(url: str, policy: Policy = PUBLIC) -> None:
 
 def transport(policy: Policy = PUBLIC) -> "Transport":
     """Return the transport for a policy; `RESPAN_UPSTREAM_ALLOW` is part of every policy."""
-    return Transport(_effective(policy))
+    return _transport(_effective(policy))
+
+
+@lru_cache(maxsize=256)
+def _transport(policy: Policy) -> "Transport":
+    return Transport(policy)
 
 
 async def close() -> None:
@@ -222,14 +228,25 @@ def _socket_factory(policy: Policy) -> Callable[[Any], socket.socket]:
 class _Dial:
     """What one request learns of its connection; carried to the connector and its tasks by a context variable."""
 
-    __slots__ = ("fresh", "named", "refused", "reused", "transport")
+    __slots__ = ("expired", "fresh", "head", "named", "refused", "reused", "transport")
 
-    def __init__(self, *, named: bool, fresh: bool) -> None:
-        self.named = named
-        self.fresh = fresh
+    def __init__(self, *, named: bool) -> None:
+        self.named = named  # the operator allowed this host and port by hand
+        self.fresh = False  # insist on a new connection
         self.reused = False
+        self.expired = False
         self.refused: str | None = None
         self.transport: asyncio.Transport | None = None
+        self.head: aiohttp.ClientResponse | None = None
+
+    def expire(self) -> None:
+        """End the request: its total time is over."""
+        self.expired = True
+        if self.head is not None:
+            self.head.content.set_exception(aiohttp.SocketTimeoutError("The answer took too long."))
+            _abort(self.head)
+        elif self.transport is not None:
+            self.transport.abort()
 
 
 _dial: ContextVar[_Dial] = ContextVar("_dial")
@@ -251,6 +268,7 @@ class _Connector(aiohttp.TCPConnector):
 
     async def connect(self, req: Any, traces: Any, timeout: Any) -> Any:  # noqa: ASYNC109  (aiohttp's signature)
         dial = _dial.get()
+        dial.transport = None
         passed_over = []
         try:
             while True:
@@ -327,70 +345,75 @@ def _tls() -> ssl.SSLContext:
 
 
 class Transport(httpx.AsyncBaseTransport):
-    """Send requests under a policy. All transports of one policy share its session, so they are cheap to make."""
+    """Send requests under a policy. All transports of one policy share its session."""
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send, and return the response with its body unread. Raises: httpx.TransportError and nothing else."""
-        url = request.url
         try:
-            default_port = 443 if url.scheme == "https" else 80
-            named = _check_origin(url.scheme, url.host, url.port or default_port, self.policy)
+            url, named = _target(str(request.url), self.policy)
         except ForbiddenAddress as error:
             raise AddressRefused(error.message, request=request) from error
         limits: Mapping[str, float | None] = request.extensions.get("timeout") or {}
-        total = limits.get("total")
-        expires_at = None if total is None else asyncio.get_running_loop().time() + total
+        dial = _Dial(named=named)
         here = _here()
         await here.admit()
+        expiry = _alarm(limits.get("total"), dial)
         try:
-            head = await self._head(request, here.session(self.policy), limits, expires_at, named)
-            body = _Body(head, here.places.release, limits.get("read"), expires_at)
+            head = dial.head = await self._head(request, url, here.session(self.policy), limits, dial)
         except BaseException:
             here.places.release()
+            if expiry is not None:
+                expiry.cancel()
             raise
-        response = httpx.Response(
-            head.status,
-            headers=head.raw_headers,
-            stream=body,
-            request=request,
-            extensions={"http_version": b"HTTP/1.1", "reason_phrase": (head.reason or "").encode("latin-1", "replace")},
-        )
-        if response.headers.get("content-encoding", "identity") != "identity":
+        body = _Body(head, here.places.release, limits.get("read"), expiry)
+        if head.headers.get("Content-Encoding", "identity") != "identity":
             await body.aclose()
             raise httpx.RemoteProtocolError("The answer is compressed although that was not offered.", request=request)
-        return response
+        return httpx.Response(head.status, headers=list(head.raw_headers), stream=body, request=request)
 
     async def _head(
         self,
         request: httpx.Request,
+        url: URL,
         session: aiohttp.ClientSession,
         limits: Mapping[str, float | None],
-        expires_at: float | None,
-        named: bool,
+        dial: _Dial,
     ) -> aiohttp.ClientResponse:
         """Send and wait for the head; once more on a new connection if a used one was dropped before any of it came.
 
         An upstream that reads a request and then hangs up is called twice: the price of keep-alive.
         """
-        url = _url(str(request.url))
         headers = _headers(request)
-        body = await request.aread()
-        timeout = _timeout(limits.get("connect"), limits.get("first_byte"))
-        dial = _Dial(named=named, fresh=False)
         try:
-            async with asyncio.timeout_at(expires_at):
-                try:
-                    return await _post(session, request.method, url, headers, body, timeout, dial)
-                except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-                    if not _was_stale(error, dial):
-                        raise
-                dial = _Dial(named=named, fresh=True)
+            body = request.content
+        except httpx.RequestNotRead:
+            body = await request.aread()
+        timeout = _timeout(limits.get("connect"), limits.get("first_byte"), limits.get("total"))
+        try:
+            try:
                 return await _post(session, request.method, url, headers, body, timeout, dial)
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+                if not _was_stale(error, dial):
+                    raise
+            dial.fresh = True
+            return await _post(session, request.method, url, headers, body, timeout, dial)
         except (aiohttp.ClientError, OSError, ValueError, RuntimeError) as error:
             raise _meaning(error, dial, request) from error
+
+
+@lru_cache(maxsize=4_096)
+def _target(text: str, policy: Policy) -> tuple[URL, bool]:
+    """Parse and check a URL once; what is checked is what is dialled. Raises: ForbiddenAddress."""
+    url = URL(text, encoded=True)  # as it was signed: never escaped a second time
+    return url, _check_origin(url.scheme, (url.raw_host or "").lower(), url.port or 0, policy)
+
+
+def _alarm(total_s: float | None, dial: _Dial) -> asyncio.TimerHandle | None:
+    """Set the one timer that ends a request as a whole, before its head or in the middle of its body."""
+    return None if total_s is None else asyncio.get_running_loop().call_later(total_s, dial.expire)
 
 
 async def _post(
@@ -417,16 +440,15 @@ async def _post(
 
 def _was_stale(error: Exception, dial: _Dial) -> bool:
     """Tell whether a used connection was dropped before any byte of the head."""
-    if not dial.reused or isinstance(error, aiohttp.ClientConnectorError):
+    if not dial.reused or dial.expired or isinstance(error, aiohttp.ClientConnectorError):
         return False
     return not isinstance(error, aiohttp.ServerDisconnectedError) or isinstance(error.message, str)
 
 
 def _headers(request: httpx.Request) -> CIMultiDict[str]:
+    given = request.headers.raw
     headers = CIMultiDict(
-        (name.decode("latin-1"), value.decode("latin-1"))
-        for name, value in request.headers.raw
-        if name.lower() not in _FRAMING
+        [(name.decode("latin-1"), value.decode("latin-1")) for name, value in given if name.lower() not in _FRAMING]
     )
     headers["Accept-Encoding"] = "identity"
     return headers
@@ -436,13 +458,14 @@ def _headers(request: httpx.Request) -> CIMultiDict[str]:
 _FRAMING = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection", b"accept-encoding"})
 
 
-@lru_cache(maxsize=1_024)
-def _url(text: str) -> URL:
-    return URL(text, encoded=True)  # as it was signed: never escaped a second time
+def _timeout(connect: float | None, first_byte: float | None, total: float | None) -> aiohttp.ClientTimeout:
+    if total is not None and (connect is None or total < connect):
+        return aiohttp.ClientTimeout(total=None, connect=total, sock_read=first_byte)
+    return _usual_timeout(connect, first_byte)
 
 
 @lru_cache(maxsize=256)
-def _timeout(connect: float | None, first_byte: float | None) -> aiohttp.ClientTimeout:
+def _usual_timeout(connect: float | None, first_byte: float | None) -> aiohttp.ClientTimeout:
     return aiohttp.ClientTimeout(total=None, connect=connect, sock_read=first_byte)
 
 
@@ -451,6 +474,8 @@ def _meaning(error: Exception, dial: _Dial, request: httpx.Request | None) -> ht
     text = str(error) or type(error).__name__
     if dial.refused:
         return AddressRefused(f"The host resolves to {dial.refused}, which is not a public address.", request=request)
+    if dial.expired:
+        return httpx.ReadTimeout("The answer took too long.", request=request)
     if isinstance(error, aiohttp.ConnectionTimeoutError):
         return httpx.ConnectTimeout(text, request=request)
     if isinstance(error, aiohttp.ClientConnectorError):
@@ -482,7 +507,7 @@ class _Body(httpx.AsyncByteStream):
         head: aiohttp.ClientResponse,
         release: Callable[[], None],
         gap_s: float | None,
-        expires_at: float | None,
+        expiry: asyncio.TimerHandle | None,
     ) -> None:
         self._head = head
         self._content = head.content
@@ -490,9 +515,7 @@ class _Body(httpx.AsyncByteStream):
         self._gap_s = gap_s
         self._started = False
         self._closed = False
-        self._expiry: asyncio.TimerHandle | None = None
-        if expires_at is not None and head.connection is not None:
-            self._expiry = asyncio.get_running_loop().call_at(expires_at, self._expire)
+        self._expiry = expiry
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
@@ -523,27 +546,25 @@ class _Body(httpx.AsyncByteStream):
             connection.protocol.read_timeout = self._gap_s
             connection.protocol.start_timeout()
 
-    def _expire(self) -> None:
-        self._content.set_exception(aiohttp.SocketTimeoutError("The answer took too long."))
-        self._abort()
-
-    def _abort(self) -> None:
-        connection = self._head.connection
-        if connection is not None and connection.protocol is not None:
-            connection.protocol.abort()
-
     def _shut(self) -> None:
         if self._closed:
             return
         self._closed = True
         if self._expiry is not None:
             self._expiry.cancel()
-        self._abort()  # does nothing when the body was received whole: its connection is back in the pool
+        _abort(self._head)  # does nothing when the body was received whole: its connection is back in the pool
         self._head.close()
         self._release()
 
     def __del__(self) -> None:
-        self._shut()
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._shut()
+
+
+def _abort(head: aiohttp.ClientResponse) -> None:
+    connection = head.connection
+    if connection is not None and connection.protocol is not None:
+        connection.protocol.abort()
 
 
 def _loss(error: Exception) -> httpx.TransportError:

@@ -12,6 +12,7 @@ import sys
 from typing import Any
 
 import uvicorn
+from django.conf import settings
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEAD_BYTES = 64 * 1024
@@ -75,6 +76,7 @@ class Protocol(HttpToolsProtocol):  # type: ignore[misc]
 
 def serve(listener: socket.socket) -> None:
     """Serve until SIGTERM or SIGINT, then let running answers end."""
+    settings.STATIC_ROOT.mkdir(parents=True, exist_ok=True)  # whitenoise warns of a missing folder
     config = uvicorn.Config(
         "respan.asgi:application",
         loop="uvloop",
@@ -110,13 +112,9 @@ def bind(host: str, port: int) -> socket.socket:
 
 def main(arguments: list[str]) -> None:
     """Run `python -m respan.web [--fd NUMBER]`."""
-    if arguments[:1] == ["--fd"]:
-        serve(socket.socket(fileno=int(arguments[1])))
-        return
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "respan.settings")
-    from django.conf import settings
-
-    serve(bind(settings.HOST, settings.PORT))
+    given = arguments[:1] == ["--fd"]
+    serve(socket.socket(fileno=int(arguments[1])) if given else bind(settings.HOST, settings.PORT))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,9 @@ from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
+# Fixtures that start the whole product: `stack`, `tenant`.
+pytest_plugins = ["tests.stack"]
+
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
 
 
@@ -44,8 +47,17 @@ def _prepare_environment() -> None:
     server = urlsplit(os.environ["RESPAN_TEST_SERVER_URL"])
     name = "_".join(filter(None, ["test", server.path.strip("/") or "respan", WORKER]))
     data = Path(os.environ["RESPAN_TEST_RUN_DIR"]) / (WORKER or "main")
-    data.mkdir(exist_ok=True)
-    for setting in ("HOST", "PORT", "RESPAN_BASE_URL", "EMAIL_URL", "CELERY_BROKER_URL", "DEBUG", "LOG_LEVEL", "LOG_JSON"):
+    (data / "static").mkdir(parents=True, exist_ok=True)
+    for setting in (
+        "HOST",
+        "PORT",
+        "RESPAN_BASE_URL",
+        "EMAIL_URL",
+        "CELERY_BROKER_URL",
+        "DEBUG",
+        "LOG_LEVEL",
+        "LOG_JSON",
+    ):
         os.environ.pop(setting, None)
     os.environ.update(
         DATABASE_URL=urlunsplit(server._replace(path=f"/{name}")),
@@ -75,21 +87,20 @@ import respan.celery  # noqa: E402, F401  (a task published by a test goes to ou
 TransactionTestCase._fixture_teardown = lambda self: None  # type: ignore[method-assign]
 
 
-def _on_server(statement: str) -> None:
+def on_server(statement: str) -> None:
+    """Run a statement beside all databases (CREATE DATABASE and the like)."""
     url = urlunsplit(urlsplit(os.environ["RESPAN_TEST_SERVER_URL"])._replace(path="/postgres"))
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(statement)
 
 
 @pytest.fixture(scope="session")
-def django_db_setup(
-    django_test_environment: None, django_db_blocker: Any, django_db_keepdb: bool
-) -> Iterator[None]:
+def django_db_setup(django_test_environment: None, django_db_blocker: Any, django_db_keepdb: bool) -> Iterator[None]:
     """Make this worker's database with the tables and the catalogue a start of the product would make."""
     name = urlsplit(os.environ["DATABASE_URL"]).path.strip("/")
     if not django_db_keepdb:
-        _on_server(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
-        _on_server(f'CREATE DATABASE "{name}"')
+        on_server(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+        on_server(f'CREATE DATABASE "{name}"')
     with django_db_blocker.unblock():
         call_command("migrate", verbosity=0, interactive=False)
         if "sync_catalog" in get_commands():
@@ -98,7 +109,7 @@ def django_db_setup(
     with django_db_blocker.unblock():
         connections.close_all()
     if not django_db_keepdb:
-        _on_server(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+        on_server(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
 
 @pytest.fixture(autouse=True)
@@ -222,4 +233,4 @@ def installation(tmp_path: Path) -> Iterator[Callable[..., Any]]:
 
     yield start
     for each in reversed(started):
-        each.stop()
+        each.discard()

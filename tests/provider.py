@@ -292,7 +292,8 @@ class _Answer:
         return await self.plain()
 
     def headers(self) -> dict[str, str]:
-        extra = {"x-request-id": f"req_{len(self.connection.provider.requests)}", "openai-organization": "org-of-the-key"}
+        number = len(self.connection.provider.requests)
+        extra = {"x-request-id": f"req_{number}", "openai-organization": "org-of-the-key"}
         if "cookie" in self.script:
             extra["set-cookie"] = "session=of-another-tenant; Path=/"
         if "header" in self.script:

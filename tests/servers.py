@@ -127,16 +127,14 @@ class Server:
         process.wait(timeout=30)
 
     def stop(self) -> None:
-        """Stop web first, then who carries on what it left."""
+        """Let web end its answers; the rest is killed: nothing of theirs is needed any more."""
         self.listener.close()
         for name, process in self.processes.items():
-            process.terminate()
-            try:
-                process.wait(timeout=20)
-            except subprocess.TimeoutExpired:
-                self.kill(name)
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            if name.startswith("web"):
+                process.terminate()
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=20)
+            self.kill(name)
 
     def log(self, name: str = "web") -> str:
         return (self.data_dir / f"{name}.log").read_text(errors="replace")
@@ -234,22 +232,29 @@ class Installation:
         """Return the pid of the process that took a killed one's place."""
         return int(wait_until(lambda: self.pids.get(name, old_pid) != old_pid and self.pids[name], timeout_s=timeout_s))
 
-    def stop(self, *, number: int = signal.SIGINT, keep_data: bool = False) -> int:
-        """Stop like Ctrl-C and return the exit code; unless kept, remove what lies outside the data directory."""
-        code = 0
+    def stop(self, *, number: int = signal.SIGINT) -> int:
+        """Stop in order, as Ctrl-C does; return the exit code. The data stays."""
+        assert self.process is not None
+        self.process.send_signal(number)
+        try:
+            return self.process.wait(timeout=90)
+        finally:
+            self.process.kill()
+            self.process = None
+
+    def discard(self) -> None:
+        """End it at once and remove what lies outside the data directory."""
         if self.process is not None:
-            if self.process.poll() is None:
-                self.process.send_signal(number)
-            try:
-                code = self.process.wait(timeout=90)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                raise
+            self.process.kill()  # the children die with it
+            self.process.wait()
             self.process = None
         home = embedded.home_of(self.data_dir)
-        if not keep_data and home != self.data_dir:
+        with suppress(OSError, ValueError, IndexError):
+            pid = int((home / "postgres" / "postmaster.pid").read_text().split()[0])
+            os.kill(pid, signal.SIGQUIT)
+            wait_until(lambda: not is_alive(pid), what="the database to end")
+        if home != self.data_dir:
             shutil.rmtree(home, ignore_errors=True)
-        return code
 
     def log(self) -> str:
         return (self.data_dir / "up.log").read_text(errors="replace")
@@ -264,8 +269,8 @@ class Installation:
         try:
             return self.start()
         except BaseException:
-            self.stop()
+            self.discard()
             raise
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self.stop()
+        self.discard()

@@ -26,7 +26,18 @@ ROOT = Path(__file__).resolve().parent.parent
 FIRST_TARGET_S, SECOND_TARGET_S, LISTED_TARGET_S = 90.0, 5.0, 1.0
 TOLERANCE = 3
 # Nothing of the surroundings may help: a newcomer has no settings.
-OURS = ("RESPAN_", "DATABASE_URL", "SECRET_KEY", "CELERY_", "DJANGO_", "VIRTUAL_ENV", "MAKE", "MFLAGS", "HOST", "PYTHONPATH")
+OURS = (
+    "RESPAN_",
+    "DATABASE_URL",
+    "SECRET_KEY",
+    "CELERY_",
+    "DJANGO_",
+    "VIRTUAL_ENV",
+    "MAKE",
+    "MFLAGS",
+    "HOST",
+    "PYTHONPATH",
+)
 
 
 class Run:

@@ -68,17 +68,18 @@ os.register_at_fork(after_in_child=_disown)
 
 
 def _append(record: Accepted | Finished) -> None:
-    writer = _writer()
+    writer, data = _writer(), spans.encode(record)
     try:
-        writer.append(spans.encode(record))
+        writer.append(data)
     except SpoolUnavailable:
-        if not writer.folder.exists():
-            # Somebody removed the data directory under us: the next record begins a new folder.
-            with _mutex:
-                if _state.writer is writer:
-                    _state.writer = None
-            writer.close()
-        raise
+        if writer.folder.exists():
+            raise
+        # Somebody removed the data directory under us: begin a new folder.
+        with _mutex:
+            if _state.writer is writer:
+                _state.writer = None
+        writer.close()
+        _writer().append(data)
 
 
 def opened(record: Accepted) -> None:
@@ -129,7 +130,7 @@ def redact(body: bytes) -> tuple[bytes, bool]:
     """Return a JSON body as it may be stored, and whether it was cut.
 
     A data URL becomes `{"sha256":…,"bytes":…,"type":…}` (within a longer string, the same as text); what is left is cut
-    at `RESPAN_MAX_STORED_BODY_BYTES`, between characters. Hashing takes 3 ms for each MiB of data URLs.
+    at `RESPAN_MAX_STORED_BODY_BYTES`, between characters. Takes some 5 ms for each MiB of data URLs: large bodies belong into a thread.
     """
     if b"data:" in body:
         body = _DATA_URL.sub(_digest, body)
@@ -142,7 +143,11 @@ def redact(body: bytes) -> tuple[bytes, bool]:
 
 
 def _digest(found: "re.Match[bytes]") -> bytes:
-    data = found["data"].replace(b"\\/", b"/").translate(_STANDARD_ALPHABET).rstrip(b"=")
+    data = found["data"].rstrip(b"=")
+    if b"\\" in data:
+        data = data.replace(b"\\/", b"/")
+    if b"-" in data or b"_" in data:
+        data = data.translate(_STANDARD_ALPHABET)
     try:
         content = base64.b64decode(data + b"=" * (-len(data) % 4))
     except binascii.Error:

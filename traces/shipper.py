@@ -162,6 +162,7 @@ class Shipper:
             if name not in self._folders:
                 with contextlib.suppress(FileNotFoundError):
                     self._folders[name] = Folder(self._root / name)
+                    self._next_beat = 0.0  # the ledger knows an owner before anything happens to him
         for name in self._folders.keys() - set(names):
             self._forget(self._folders[name])
 
@@ -208,7 +209,7 @@ class Shipper:
         self._next_beat = time.monotonic() + HEARTBEAT_S
         keep_reserve(self._root)
         if self._folders:
-            ledger.alive(sorted(self._folders), now=timezone.now())
+            ledger.alive(sorted(self._folders))
 
     def close(self) -> None:
         for folder in list(self._folders.values()):

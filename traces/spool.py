@@ -255,7 +255,7 @@ class Writer:
         with self._mutex:
             # The shipper can only delete a segment when a later one exists.
             if self._size and time.monotonic() - self._began >= self._segment_age_s and not self._closed.is_set():
-                self._next_segment()
+                self._rotate()
             retired, self._retired = self._retired, []
             current = os.dup(self._descriptor) if self._dirty and self._descriptor is not None else None
             self._dirty = False
@@ -263,10 +263,21 @@ class Writer:
             for descriptor in (*retired, *([current] if current is not None else [])):
                 os.fdatasync(descriptor)  # without the interpreter's lock
             if retired:
-                sync_folder(self.folder)
+                with contextlib.suppress(FileNotFoundError):
+                    sync_folder(self.folder)
         finally:
             for descriptor in (*retired, *([current] if current is not None else [])):
                 os.close(descriptor)
+
+    def _rotate(self) -> None:
+        """Close the segment, also where no next one can be made: then the next record finds out why."""
+        try:
+            self._next_segment()
+        except OSError as error:
+            logger.error("spool: no new segment: %s", error)
+            if self._descriptor is not None:
+                self._retired.append(self._descriptor)
+            self._descriptor, self._size = None, 0
 
     def close(self) -> None:
         """Sync and let go of the lock: from now on the owner counts as dead and his open calls as interrupted."""
@@ -294,16 +305,15 @@ class Writer:
 class Tail:
     """Reads a segment that may still grow, up to its last whole record. Use as `for record in tail.read(): ...`."""
 
-    BLOCK_BYTES = 1024 * 1024
-
-    def __init__(self, path: Path, *, offset: int = 0) -> None:
+    def __init__(self, path: Path, *, block_bytes: int = 1024 * 1024) -> None:
         self._path = path
+        self._block_bytes = block_bytes
         self._descriptor: int | None = None
-        self.offset = offset
+        self.offset = 0
 
     def read(self) -> Iterator[Record]:
         """Yield the whole records not read yet. `offset` always is the end of the last one yielded."""
-        want = self.BLOCK_BYTES
+        want = self._block_bytes
         while block := self._block(want):
             before = self.offset
             for record in scan(block, offset=before):
@@ -319,11 +329,6 @@ class Tail:
         if self._descriptor is None:
             self._descriptor = os.open(self._path, os.O_RDONLY)
         return os.pread(self._descriptor, want, self.offset)
-
-    @property
-    def size(self) -> int:
-        """The bytes in the segment now, read or not, whole records or not."""
-        return os.stat(self._path).st_size
 
     def close(self) -> None:
         if self._descriptor is not None:

@@ -79,6 +79,7 @@ def logs(request: MemberRequest) -> HttpResponse:
         "is_filtered": any(asked.values()),
         "is_new": is_new,
         "keys": keys,
+        "unknown_key": asked["key"] if asked["key"] not in {key.public_id for key in keys} else "",
         "ranges": {name: label for name, (label, _) in RANGES.items()},
         "default_range": DEFAULT_RANGE,
         "statuses": STATUSES,

@@ -139,7 +139,8 @@ def test_operator_adds_a_user_and_it_is_recorded(console: Client, operator: User
 
 def test_change_in_the_console_is_recorded(console: Client, operator: User, cast: SimpleNamespace) -> None:
     console.post(
-        f"/admin/accounts/user/{cast.member.pk}/change/", {"email": cast.member.email, "name": "Renamed", "is_active": "on"}
+        f"/admin/accounts/user/{cast.member.pk}/change/",
+        {"email": cast.member.email, "name": "Renamed", "is_active": "on"},
     )
 
     cast.member.refresh_from_db()
@@ -150,7 +151,10 @@ def test_change_in_the_console_is_recorded(console: Client, operator: User, cast
 
 
 def test_users_and_organizations_are_never_deleted(console: Client, cast: SimpleNamespace) -> None:
-    for url in (f"/admin/accounts/user/{cast.member.pk}/delete/", f"/admin/accounts/organization/{cast.organization.pk}/delete/"):
+    for url in (
+        f"/admin/accounts/user/{cast.member.pk}/delete/",
+        f"/admin/accounts/organization/{cast.organization.pk}/delete/",
+    ):
         assert console.post(url, {"post": "yes"}).status_code == 403
     assert User.objects.filter(pk=cast.member.pk).exists()
 

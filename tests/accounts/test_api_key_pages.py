@@ -36,7 +36,7 @@ def issue(organization: Any, created_by: Any = None, name: str = "Key") -> ApiKe
 
 
 @pytest.mark.parametrize("who", ["owner", "admin", "member"])
-def test_every_role_may_create_a_key_and_revoke_their_own(cast: SimpleNamespace, who: str) -> None:
+def test_every_role_may_create_a_key_and_revoke_their_own(cast: SimpleNamespace, who: str, settings: Any) -> None:
     client = signed_in(getattr(cast, who))
 
     created = client.post(URL, form(name=f"Key of {who}"))
@@ -44,6 +44,7 @@ def test_every_role_may_create_a_key_and_revoke_their_own(cast: SimpleNamespace,
     api_key = ApiKey.objects.get(organization=cast.organization)
     assert created.status_code == 200
     assert created["Cache-Control"] == "private, no-store"
+    assert f"{settings.RESPAN_BASE_URL}/api/chat/completions" in created.content.decode()
     assert api_key.created_by == getattr(cast, who)
     secrets = set(SECRET.findall(created.content.decode()))
     assert len(secrets) == 1

@@ -37,7 +37,13 @@ def test_key_is_read_from_each_header(headers: dict[str, str]) -> None:
 
 @pytest.mark.parametrize(
     "headers",
-    [{}, {"HTTP_AUTHORIZATION": ""}, {"HTTP_AUTHORIZATION": "Bearer "}, {"HTTP_AUTHORIZATION": "Basic abc"}, {"HTTP_X_API_KEY": " "}],
+    [
+        {},
+        {"HTTP_AUTHORIZATION": ""},
+        {"HTTP_AUTHORIZATION": "Bearer "},
+        {"HTTP_AUTHORIZATION": "Basic abc"},
+        {"HTTP_X_API_KEY": " "},
+    ],
 )
 def test_request_without_a_key_is_refused(headers: dict[str, str]) -> None:
     with pytest.raises(MissingKey) as refusal:
@@ -73,7 +79,17 @@ async def test_valid_key_authenticates_a_call(api_key: str, organization: Any) -
 
 @pytest.mark.django_db
 def test_no_header_value_makes_more_than_a_refusal(api_key: str) -> None:
-    hostile = ["\x00", "\r\nX-Injected: 1", "' OR 1=1 --", "%00", "é", "漢" * 47, "a" * 1_000_000, api_key[:-1], api_key + "\x00"]
+    hostile = [
+        "\x00",
+        "\r\nX-Injected: 1",
+        "' OR 1=1 --",
+        "%00",
+        "é",
+        "漢" * 47,
+        "a" * 1_000_000,
+        api_key[:-1],
+        api_key + "\x00",
+    ]
     alphabet = string.printable + "\x00\x7f\xa0éŁ漢😀"
     for seed in range(2000):
         dice = random.Random(seed)  # noqa: S311

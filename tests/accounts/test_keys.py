@@ -104,9 +104,13 @@ def test_only_a_digest_is_stored(organization: Any) -> None:
     secret = issue(organization).secret
 
     with connection.cursor() as cursor:
-        cursor.execute("SELECT row_to_json(k)::text FROM accounts_apikey k WHERE organization_id = %s", [organization.pk])
+        cursor.execute(
+            "SELECT row_to_json(k)::text FROM accounts_apikey k WHERE organization_id = %s", [organization.pk]
+        )
         row = cursor.fetchone()[0]
-        cursor.execute("SELECT row_to_json(e)::text FROM accounts_auditevent e WHERE organization_id = %s", [organization.pk])
+        cursor.execute(
+            "SELECT row_to_json(e)::text FROM accounts_auditevent e WHERE organization_id = %s", [organization.pk]
+        )
         events = str(cursor.fetchall())
     assert secret not in row
     assert secret not in events
@@ -114,9 +118,7 @@ def test_only_a_digest_is_stored(organization: Any) -> None:
 
 
 @pytest.mark.django_db
-def test_unknown_key_is_refused_and_asked_for_once(
-    organization: Any, django_assert_num_queries: Any
-) -> None:
+def test_unknown_key_is_refused_and_asked_for_once(organization: Any, django_assert_num_queries: Any) -> None:
     unknown = keys._new_secret(Environment.PRODUCTION)
 
     with django_assert_num_queries(1):

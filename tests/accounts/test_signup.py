@@ -135,7 +135,9 @@ def test_closed_sign_up_says_so_and_creates_nothing(client: Client, settings: An
 
 def test_sign_in_leads_to_where_the_reader_wanted_to_go(client: Client, cast: SimpleNamespace) -> None:
     url = "/accounts/login/?next=/platform/api/api-keys/"
-    answer = client.post(url, {"login": cast.member.email.title(), "password": PASSWORD, "next": "/platform/api/api-keys/"})
+    answer = client.post(
+        url, {"login": cast.member.email.title(), "password": PASSWORD, "next": "/platform/api/api-keys/"}
+    )
 
     assert answer["Location"] == "/platform/api/api-keys/"
     assert client.post("/accounts/logout/").status_code == 302
@@ -160,7 +162,9 @@ def test_wrong_password_and_unknown_address_are_answered_alike(client: Client, c
 
 def test_guessing_a_password_is_stopped(client: Client, cast: SimpleNamespace) -> None:
     pages = [
-        client.post("/accounts/login/", {"login": cast.owner.email, "password": f"guess {number}"}, REMOTE_ADDR="10.9.8.7")
+        client.post(
+            "/accounts/login/", {"login": cast.owner.email, "password": f"guess {number}"}, REMOTE_ADDR="10.9.8.7"
+        )
         for number in range(6)
     ]
 
@@ -200,7 +204,9 @@ def test_pages_before_sign_in_have_our_frame_and_nothing_inline(client: Client, 
     assert not re.search(r"<script(?![^>]*\bsrc=\"/static/)|<style|\sstyle=|\son\w+=", text)
 
 
-@pytest.mark.parametrize("path", ["/accounts/logout/", "/accounts/email/", "/accounts/password/change/", "/platform/account/"])
+@pytest.mark.parametrize(
+    "path", ["/accounts/logout/", "/accounts/email/", "/accounts/password/change/", "/platform/account/"]
+)
 def test_pages_of_the_account_have_our_frame_and_nothing_inline(cast: SimpleNamespace, path: str) -> None:
     client = Client()
     client.force_login(cast.member)

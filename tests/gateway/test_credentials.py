@@ -57,7 +57,7 @@ def everything(organization: Any) -> tuple[list[Any], int]:
     return list(rows), events.count()
 
 
-# --- Sealing ------------------------------------------------------------------------------------------------------------
+# --- Sealing ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_stored_key_opens_and_is_nowhere_in_its_row(stored: Callable[..., Credential]) -> None:
@@ -137,7 +137,7 @@ def test_an_unusable_key_ring_is_refused_without_showing_it(ring: str, settings:
     assert K1[3:] not in str(refused.value)
 
 
-# --- A secret never prints ----------------------------------------------------------------------------------------------
+# --- A secret never prints -------------------------------------------------------------------------------------------
 
 
 def test_a_secret_never_prints(caplog: pytest.LogCaptureFixture) -> None:
@@ -165,7 +165,7 @@ def test_a_stored_credential_prints_without_its_key(stored: Callable[..., Creden
     assert KEY not in repr(of(stored()))
 
 
-# --- Storing and changing -----------------------------------------------------------------------------------------------
+# --- Storing and changing --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,8 @@ def test_what_cannot_be_stored_is_refused_naming_the_field(
 
 
 @pytest.mark.parametrize(
-    "base_url", ["http://127.0.0.1:1/v1", "http://10.0.0.1/v1", "https://169.254.169.254", "http://llm.example.com", "x"]
+    "base_url",
+    ["http://127.0.0.1:1/v1", "http://10.0.0.1/v1", "https://169.254.169.254", "http://llm.example.com", "x"],
 )
 def test_a_base_url_into_our_network_is_refused(
     base_url: str, stored: Callable[..., Credential], organization: Any
@@ -215,9 +216,7 @@ def test_a_base_url_into_our_network_is_refused(
     assert everything(organization) == before
 
 
-def test_only_the_demo_organization_may_name_this_machine(
-    stored: Callable[..., Credential], organization: Any
-) -> None:
+def test_only_the_demo_organization_may_name_this_machine(stored: Callable[..., Credential], organization: Any) -> None:
     organization.is_demo = True
     organization.save()
     assert stored(base_url="http://127.0.0.1:9/v1/").base_url == "http://127.0.0.1:9/v1"
@@ -261,9 +260,7 @@ def test_allowed_models_are_kept_under_their_own_ids(stored: Callable[..., Crede
     assert not kept.allows("gpt-4o")
 
 
-def test_another_server_needs_the_key_again(
-    stored: Callable[..., Credential], organization: Any, cast: Any
-) -> None:
+def test_another_server_needs_the_key_again(stored: Callable[..., Credential], organization: Any, cast: Any) -> None:
     credential = stored(provider="custom", name="my-llm", base_url="https://llm.example.com/v1")
     before = everything(organization)
     with pytest.raises(SecretRequired) as refused:
@@ -315,7 +312,7 @@ def test_everything_is_audited_and_no_event_holds_the_key(
     assert "canary" not in json.dumps([event.detail for event in events])
 
 
-# --- Rotation -----------------------------------------------------------------------------------------------------------
+# --- Rotation --------------------------------------------------------------------------------------------------------
 
 
 def test_rotation_keeps_every_key_readable_and_lets_the_old_one_go(
@@ -350,7 +347,7 @@ def test_rotation_leaves_what_it_cannot_open_and_says_so(stored: Callable[..., C
     assert of(whole).secret().reveal() == KEY
 
 
-# --- What a call may use ------------------------------------------------------------------------------------------------
+# --- What a call may use ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.django_db(transaction=True)
@@ -400,9 +397,7 @@ async def test_with_the_database_down_keys_are_remembered_for_ten_minutes(
 
 
 @pytest.mark.django_db(transaction=True)
-async def test_an_operators_key_can_come_from_the_environment(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
-) -> None:
+async def test_an_operators_key_can_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     (tmp_path / "groq").write_text(f"{KEY}-in-a-file\n")
     monkeypatch.setenv("RESPAN_PLATFORM_KEY_TOGETHERAI", KEY)
     monkeypatch.setenv("RESPAN_PLATFORM_URL_TOGETHERAI", "http://127.0.0.1:9/v1/")

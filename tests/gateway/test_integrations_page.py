@@ -106,9 +106,7 @@ def test_a_member_sees_names_and_nothing_else(
     assert everything(organization) == before
 
 
-def test_an_outsider_finds_nothing(
-    as_user: Callable[[str], Client], credential: Credential, organization: Any
-) -> None:
+def test_an_outsider_finds_nothing(as_user: Callable[[str], Client], credential: Credential, organization: Any) -> None:
     """Another organization's owner: the key does not exist for them."""
     client = as_user("outsider")
     assert b"house-llm" not in client.get(LIST).content
@@ -207,7 +205,11 @@ def test_names_are_text(as_user: Callable[[str], Client], organization: Any) -> 
     client = as_user("owner")
     assert client.post(LIST, form(name=evil, models="<b>m</b>")).status_code == 302
     row = Credential.objects.get(organization=organization)
-    for path in (LIST, reverse("integration", args=[row.public_id]), reverse("integration-remove", args=[row.public_id])):
+    for path in (
+        LIST,
+        reverse("integration", args=[row.public_id]),
+        reverse("integration-remove", args=[row.public_id]),
+    ):
         text = client.get(path).content.decode()
         assert "&lt;script&gt;" in text
         for alive in ("<script>alert", "<img src", "<b>m</b>"):
@@ -416,7 +418,9 @@ def test_a_key_that_does_not_open_is_told(local: Callable[..., Credential], prov
 
 def test_the_outcome_of_a_replaced_key_is_not_kept(local: Callable[..., Credential], cast: Any) -> None:
     row = local()
-    credentials.change(credential=row, secret=Secret("sk-new-0123456789abcdef"), base_url=row.base_url, actor=cast.owner, address=None)
+    credentials.change(
+        credential=row, secret=Secret("sk-new-0123456789abcdef"), base_url=row.base_url, actor=cast.owner, address=None
+    )
     credentials.note_test(
         credential=row, passed=True, latency_ms=1, note="ok", actor=cast.owner, address=None, now=row.created_at
     )

@@ -11,7 +11,15 @@ ROOT = Path(__file__).resolve().parents[2]
 APPS = ("accounts", "billing", "traces", "gateway")  # from the ground up: each may know those before it
 PACKAGES = ("respan", *APPS)
 
-PURE = ("billing.usage", "traces.spans", "traces.query", "traces.otlp", "traces.logs", "gateway.routing", "gateway.framing")
+PURE = (
+    "billing.usage",
+    "traces.spans",
+    "traces.query",
+    "traces.otlp",
+    "traces.logs",
+    "gateway.routing",
+    "gateway.framing",
+)
 PURE_PACKAGES = ("gateway.dialects",)
 IMPURE = {
     "django", "rest_framework", "celery", "kombu", "httpx", "aiohttp", "requests", "urllib.request", "psycopg",
@@ -37,7 +45,19 @@ MAY_ENCRYPT = {"gateway.credentials", "gateway.signing"}
 OURS = {"sandbox", "custom"}  # catalogue entries that are no vendor's
 MAX_LINES = 600
 MAX_FUNCTION_LINES = 70
-FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "manager", "managers", "service", "services", "core", "misc"}
+FORBIDDEN_NAMES = {
+    "utils",
+    "util",
+    "helpers",
+    "helper",
+    "common",
+    "manager",
+    "managers",
+    "service",
+    "services",
+    "core",
+    "misc",
+}
 
 
 class Import(NamedTuple):

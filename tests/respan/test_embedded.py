@@ -185,7 +185,9 @@ def test_deleted_data_directory_means_a_fresh_start_and_keeps_the_old_data(data_
     fresh = embedded.use(data_dir)
     assert _fetch(fresh, "SELECT to_regclass('memory')") is None
     fresh.release()
-    kept = [path for path in cluster.home.parent.glob(f"{cluster.home.name}.*") if (path / "postgres" / "base").exists()]
+    kept = [
+        path for path in cluster.home.parent.glob(f"{cluster.home.name}.*") if (path / "postgres" / "base").exists()
+    ]
     assert len(kept) == 1
 
 

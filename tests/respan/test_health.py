@@ -3,15 +3,16 @@
 import http.client
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 from django.test import AsyncClient
 
-from respan import health
+from tests.conftest import on_server
+from tests.servers import Server, status, wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -46,27 +47,38 @@ async def test_unwritable_spool_is_not_ready(async_client: AsyncClient, settings
     assert response.json()["spool"] == "unwritable"
 
 
-def test_unreachable_database_is_not_ready_but_alive(running: Callable[..., Any]) -> None:
-    server = running()
-    gone = {"DATABASE_URL": "postgres://nobody:wrong@127.0.0.1:1/nothing"}
-    server.kill("web")
-    server.env.update(gone)
-    server.start_process("web")
-    status = 0
-    for _ in range(200):
-        try:
-            status, body = _get(server.base_url, "/readyz")
-            break
-        except OSError:
-            continue
-    assert status == 503
-    assert body["database"] == "unreachable"
-    assert _get(server.base_url, "/healthz")[0] == 200
+@pytest.fixture
+def answers_of(tmp_path: Path) -> Iterator[Callable[[str], Any]]:
+    """Start a web process on some database and return what it says of itself: (readyz, healthz)."""
+    started: list[Server] = []
+
+    def answers(database_url: str) -> Any:
+        server = Server(data_dir=tmp_path / "server", env={"DATABASE_URL": database_url})
+        started.append(server)
+        server.start_process("web")
+        wait_until(lambda: status(server.base_url, "/healthz") == 200, what="a living process")
+        return _get(server.base_url, "/readyz")
+
+    yield answers
+    for server in started:
+        server.stop()
 
 
-async def test_missing_migration_is_not_ready(settings: Any) -> None:
-    from asgiref.sync import sync_to_async
+def test_unreachable_database_is_not_ready_but_alive(answers_of: Callable[[str], Any]) -> None:
+    code, body = answers_of("postgres://nobody:wrong@127.0.0.1:1/nothing")
+    assert code == 503
+    assert body == {
+        "status": "unavailable", "database": "unreachable", "migrations": "unknown", "spool": "ok", "catalog": "ok"
+    }  # fmt: skip
 
-    ours = await sync_to_async(health._migrations)()
-    assert {"accounts.0001_initial", "billing.0001_initial", "traces.0001_initial", "gateway.0001_initial"} <= ours
-    assert os.environ["DATABASE_URL"]
+
+def test_database_without_tables_is_not_ready_but_alive(answers_of: Callable[[str], Any]) -> None:
+    server = urlsplit(os.environ["DATABASE_URL"])
+    name = f"{server.path.strip('/')}_empty"
+    on_server(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+    on_server(f'CREATE DATABASE "{name}"')
+    code, body = answers_of(urlunsplit(server._replace(path=f"/{name}")))
+    assert code == 503
+    assert body["database"] == "ok"
+    assert body["migrations"] == "pending"
+    on_server(f'DROP DATABASE "{name}" WITH (FORCE)')

@@ -10,7 +10,7 @@ from accounts import keys
 from respan import ids
 from tests.traces.rows import insert_call, insert_span
 
-pytestmark = [pytest.mark.django_db, pytest.mark.urls("traces.urls")]
+pytestmark = pytest.mark.django_db
 
 LIST = "/api/request-logs/list/"
 REQUEST = {

@@ -66,7 +66,7 @@ def duration(microseconds: int | None) -> str:
     """Write a duration: `0.8 ms`, `820 ms`, `1.24 s`, `2 min 3 s`."""
     if microseconds is None:
         return "–"
-    if microseconds < 10_000:
+    if 0 < microseconds < 10_000:
         return f"{microseconds / 1_000:.1f} ms"
     if microseconds < 999_500:
         return f"{microseconds / 1_000:.0f} ms"

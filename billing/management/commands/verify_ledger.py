@@ -1,4 +1,4 @@
-"""`manage.py verify_ledger`: prove that every wallet equals its entries and its open holds; exit 1 where one does not."""
+"""`manage.py verify_ledger`: prove that every wallet equals its entries and its open holds; exit 1 if one does not."""
 
 from typing import Any
 

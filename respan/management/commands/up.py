@@ -5,6 +5,7 @@ latter afterwards. Neighbours: `supervisor.py` (keeps processes running), `first
 """
 
 import http.client
+import io
 import json
 import os
 import socket
@@ -15,6 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from django.conf import settings
+from django.core.checks import Tags
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 from django.db import OperationalError, connection, connections
@@ -34,7 +36,7 @@ class Command(BaseCommand):
     """Starts everything and stays until Ctrl-C or SIGTERM."""
 
     help = "Start Respan: database, tables, catalogue, web, shipper, worker and beat."
-    requires_system_checks = "__all__"
+    requires_system_checks = (Tags.security,)  # ours; loading every URL here would slow the start
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
@@ -103,7 +105,9 @@ class Installation:
 
     def greet(self) -> None:
         """Tell the address and the first steps, once."""
-        self.say("\n".join(["", f"Respan is ready at {settings.RESPAN_BASE_URL}", *self.words, "", "Ctrl-C stops it.", ""]))
+        self.say(
+            "\n".join(["", f"Respan is ready at {settings.RESPAN_BASE_URL}", *self.words, "", "Ctrl-C stops it.", ""])
+        )
         self.words = None  # type: ignore[assignment]
 
     def look_after_database(self) -> None:
@@ -146,7 +150,7 @@ def _prepare_database(say: Callable[[str], None]) -> None:
             if pending:
                 say(f"Making the tables ({len(pending)} migrations) ...")
                 call_command("migrate", verbosity=0, interactive=False)
-            call_command("sync_catalog", verbosity=0)
+            call_command("sync_catalog", verbosity=0, stdout=io.StringIO())
         finally:
             with connection.cursor() as cursor:
                 cursor.execute("SELECT pg_advisory_unlock(%s)", [_MIGRATION_LOCK])
@@ -159,13 +163,16 @@ def _web_processes(fd: int) -> list[Child]:
     command = [sys.executable, "-m", "respan.web", "--fd", str(fd)]
     names = ["web"] if count == 1 else [f"web-{number}" for number in range(1, count + 1)]
     return [
-        Child(name, command, stop_order=1, stop_timeout_s=web.GRACEFUL_SHUTDOWN_S + 10, pass_fds=(fd,)) for name in names
+        Child(name, command, stop_order=1, stop_timeout_s=web.GRACEFUL_SHUTDOWN_S + 10, pass_fds=(fd,))
+        for name in names
     ]
 
 
 def _background_processes() -> list[Child]:
     """Return the rest, in the order in which it may stop: what web produced still travels to the tables."""
-    celery = [sys.executable, "-m", "celery", "--quiet", "--app", "respan"]
+    # Messages are JSON, never pickles: that the worker may run as root is no news in a container.
+    celery = [sys.executable, "-W", "ignore:You're running the worker with superuser"]
+    celery += ["-m", "celery", "--quiet", "--app", "respan"]
     level = ["--loglevel", settings.LOG_LEVEL]
     worker = ["worker", "--pool", "prefork", "--concurrency", "1", "--hostname", "worker@%h"]
     quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
