@@ -1,5 +1,5 @@
-# The commands of this repository. They need Python 3.11 or newer (with venv) and make; the rest is installed into .venv,
-# once: a stamp there holds the hash of each lock file that was installed.
+# The commands of this repository. They need Python 3.11 or newer (with venv) and make; the rest is installed into
+# .venv, once: a stamp there holds the hash of each lock file that was installed.
 
 PYTHON ?= python3
 VENV := .venv
@@ -10,7 +10,8 @@ define install
 	@$(BIN)/python .ci/install $(1)
 endef
 # What `manage.py check --deploy` judges: a production's settings. No secret, no host that exists.
-PRODUCTION := env RESPAN_ENV_FILE=/dev/null HOST=0.0.0.0 RESPAN_BASE_URL=https://respan.example.com SECURE_SSL_REDIRECT=true \
+PRODUCTION := env RESPAN_ENV_FILE=/dev/null HOST=0.0.0.0 SECURE_SSL_REDIRECT=true \
+	RESPAN_BASE_URL=https://respan.example.com \
 	DATABASE_URL=postgres://respan:respan@127.0.0.1:1/respan \
 	SECRET_KEY=a-secret-for-checks-only-0123456789-abcdefghijklmnopqrstuvwxyz \
 	RESPAN_KEY_PEPPER=a-pepper-for-checks-only-0123456789 \

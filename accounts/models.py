@@ -58,6 +58,11 @@ class User(AbstractBaseUser, PermissionsMixin):
     def __str__(self) -> str:
         return self.email
 
+    @classmethod
+    def normalize_username(cls, username: str) -> str:
+        """Return an e-mail address in the one spelling that is stored (forms clean with this)."""
+        return super().normalize_username(username).lower()
+
 
 class Environment(models.TextChoices):
     """What an API key partitions its records by; it never changes prices or providers."""

@@ -49,8 +49,11 @@ def default_name(user: User) -> str:
 
 
 def trust_email(user: User) -> None:
-    """Take a user's e-mail address as verified, because an operator vouches for it."""
-    EmailAddress.objects.update_or_create(user=user, email=user.email, defaults={"verified": True, "primary": True})
+    """Take a user's e-mail address as verified and primary, because an operator vouches for it."""
+    email = user.email.lower()
+    with transaction.atomic():
+        EmailAddress.objects.filter(user=user, primary=True).exclude(email=email).update(primary=False)
+        EmailAddress.objects.update_or_create(user=user, email=email, defaults={"verified": True, "primary": True})
 
 
 class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]

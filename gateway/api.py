@@ -8,7 +8,8 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase
 
 from accounts.authentication import ApiKeyAuthentication
 from gateway import credentials, listing
-from gateway.call import Call, CallFailed
+from gateway.answers import CallFailed
+from gateway.call import Call
 from gateway.dialects import openai_chat
 from gateway.providers import catalog
 from respan.api import AsyncAPIView

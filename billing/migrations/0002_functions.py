@@ -284,7 +284,7 @@ CREATE TRIGGER billing_modelrates_no_truncate BEFORE TRUNCATE ON billing_modelra
 -- A hold leaves `open` once; an expired one may still be settled; nothing else of it changes.
 CREATE TRIGGER billing_hold_resolved_once BEFORE UPDATE ON billing_hold
     FOR EACH ROW WHEN (
-        OLD.state IN ('settled', 'released') OR NEW.state = 'open' OR (OLD.state = 'expired' AND NEW.state <> 'settled')
+        OLD.state IN ('settled', 'released') OR (OLD.state = 'expired' AND NEW.state <> 'settled')
         OR NEW.id <> OLD.id OR NEW.wallet_id <> OLD.wallet_id OR NEW.amount <> OLD.amount
     ) EXECUTE FUNCTION billing_refuse_change();
 CREATE TRIGGER billing_hold_no_delete BEFORE DELETE ON billing_hold

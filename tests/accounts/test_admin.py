@@ -43,6 +43,7 @@ def test_operator_enters_with_email_and_password(client: Client, operator: User)
 def test_operator_enters_although_email_does_not_work(client: Client, operator: User, settings: Any) -> None:
     settings.EMAIL_IS_CONFIGURED = True
     settings.ACCOUNT_EMAIL_VERIFICATION = "mandatory"
+    settings.ACCOUNT_EMAIL_VERIFICATION_BY_CODE_ENABLED = True
 
     client.post("/accounts/login/", {"login": operator.email, "password": PASSWORD, "next": "/admin/"})
 
@@ -148,6 +149,28 @@ def test_change_in_the_console_is_recorded(console: Client, operator: User, cast
     event = AuditEvent.objects.get(action="admin.changed", target=f"user {cast.member.email}")
     assert event.actor == operator
     assert "Name" in str(event.detail)
+
+
+def test_operator_changes_an_address_and_the_user_signs_in_with_it(console: Client, cast: SimpleNamespace) -> None:
+    old, new = cast.member.email, f"New-{uuid.uuid4().hex[:10]}@Example.test"
+    Client().post("/accounts/login/", {"login": old, "password": PASSWORD})  # the old address is a primary one now
+
+    fields = {"email": new, "name": "", "is_active": "on"}
+    answer = console.post(f"/admin/accounts/user/{cast.member.pk}/change/", fields)
+
+    assert answer.status_code == 302
+    cast.member.refresh_from_db()
+    assert cast.member.email == new.lower()
+    signed_in = Client().post("/accounts/login/", {"login": new, "password": PASSWORD})
+    assert signed_in.status_code == 302
+
+
+def test_address_of_somebody_else_is_refused_in_any_case(console: Client, cast: SimpleNamespace) -> None:
+    fields = {"email": cast.owner.email.upper(), "name": "", "is_active": "on"}
+    answer = console.post(f"/admin/accounts/user/{cast.member.pk}/change/", fields)
+
+    assert answer.status_code == 200
+    assert "already exists" in answer.content.decode() or "exists already" in answer.content.decode()
 
 
 def test_users_and_organizations_are_never_deleted(console: Client, cast: SimpleNamespace) -> None:

@@ -235,6 +235,7 @@ def test_installation_without_email_does_not_pretend_to_send_a_link(client: Clie
 def with_email(settings: Any) -> None:
     settings.EMAIL_IS_CONFIGURED = True
     settings.ACCOUNT_EMAIL_VERIFICATION = "mandatory"
+    settings.ACCOUNT_EMAIL_VERIFICATION_BY_CODE_ENABLED = True
     settings.EMAIL_BACKEND = "django.core.mail.backends.locmem.EmailBackend"
 
 

@@ -7,6 +7,7 @@ from its hold and from what is available. A few examples here; `make test-long` 
 import asyncio
 import os
 import random
+import threading
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -272,8 +273,10 @@ def work(settlements: list[ledger.Settlement]) -> None:
     ledger.settle(settlements, now=timezone.now())
 
 
-def leave() -> None:
-    connection.close()  # the one of this thread
+def leave(everyone: threading.Barrier) -> None:
+    """Close the connection of this thread, each of them once."""
+    everyone.wait(timeout=30)
+    connection.close()
 
 
 def top_up(wallets: list[Any], seconds: float) -> None:
@@ -299,7 +302,8 @@ def check_all_sides(seconds: float) -> int:
         topping = threads.submit(top_up, wallets, seconds)
         calls = sum(each.result() for each in webs)
         topping.result()
-    for done in [workers.submit(leave) for _ in range(8)]:
+    everyone = threading.Barrier(2)
+    for done in [workers.submit(leave, everyone) for _ in range(2)]:
         done.result()
     workers.shutdown()
     assert books_are_right(*wallets)

@@ -23,8 +23,8 @@ PURE = (
 PURE_PACKAGES = ("gateway.dialects",)
 IMPURE = {
     "django", "rest_framework", "celery", "kombu", "httpx", "aiohttp", "requests", "urllib.request", "psycopg",
-    "psycopg_pool", "socket", "asyncio", "threading", "time", "random", "secrets", "os", "subprocess", "structlog", "logging",
-    "respan.settings", "respan.pool", "respan.outbound",
+    "psycopg_pool", "socket", "asyncio", "threading", "time", "random", "secrets", "os", "subprocess", "structlog",
+    "logging", "respan.settings", "respan.pool", "respan.outbound",
 }  # fmt: skip
 # Values and pure functions beside impure ones: the root error, the public form of ids, the catalogue's dataclasses.
 PURE_MAY_ALSO_IMPORT = {"respan.errors", "respan.ids", "gateway.dialects", "gateway.providers.Model"}

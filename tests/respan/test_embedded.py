@@ -1,4 +1,4 @@
-"""The private PostgreSQL: made, started, adopted, recovered, shared, stopped by its last user; never at the cost of data."""
+"""The private PostgreSQL: made, started, adopted, recovered, shared, stopped by its last user; never loses data."""
 
 import os
 import shutil

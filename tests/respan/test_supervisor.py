@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ def said() -> list[str]:
 
 
 @pytest.fixture
-def supervisor(tmp_path: Path, said: list[str]):  # noqa: ANN201
+def supervisor(tmp_path: Path, said: list[str]) -> Iterator[Supervisor]:
     supervisor = Supervisor(folder=tmp_path, changed=lambda pids: None, say=said.append)
     yield supervisor
     supervisor.stop()

@@ -1,4 +1,4 @@
-"""`manage.py up` as a newcomer meets it: one command, everything runs, whatever dies comes back, Ctrl-C leaves nothing."""
+"""`manage.py up` as a newcomer meets it: one command runs everything, what dies comes back, Ctrl-C leaves nothing."""
 
 import http.client
 import json
@@ -168,7 +168,7 @@ def _descendants(pid: int) -> set[int]:
     return found - {pid}
 
 
-# --- Not on loopback ----------------------------------------------------------------------------------------------------
+# --- Not on loopback --------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

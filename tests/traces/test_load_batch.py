@@ -122,7 +122,7 @@ def test_batch_delivered_five_times_at_once_counts_once(funded, rates_id):
     assert loaded.count(True) == 1
     assert query("SELECT count(*) FROM traces_span WHERE organization_id = %s", funded.pk) == [(20,)]
     assert balance(funded) == (10 * NANO - 20 * COST, 0)
-    assert Entry.objects.filter(wallet_id=funded.pk, kind=Entry.Kind.CHARGE).count() == 20
+    assert Entry.objects.filter(wallet_id=funded.pk, kind=Entry.Kind.USAGE).count() == 20
     assert_rollups_equal_spans(funded.pk)
     assert not loading.load(batch.id, now=now() + timedelta(minutes=1))
     batch.refresh_from_db()
@@ -177,7 +177,7 @@ def test_late_finished_call_supersedes_its_interruption_and_says_what_was_charge
     loading.load(batch_of(spans.interrupted(call, now_us=call.started_us + 5)).id, now=now())
     loading.load(batch_of(finished(call, usage=USAGE, rates_id=rates_id)).id, now=now())
     span = span_of(call.id)
-    entries = Entry.objects.filter(wallet_id=funded.pk, kind=Entry.Kind.CHARGE)
+    entries = Entry.objects.filter(wallet_id=funded.pk, kind=Entry.Kind.USAGE)
     assert span["status"] == "ok"
     assert span["cost_nano"] == COST
     assert span["charged_nano"] == sum(entry.amount for entry in entries) == 10 * NANO - balance(funded)[0]

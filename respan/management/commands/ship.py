@@ -1,4 +1,4 @@
-"""`manage.py ship`: publishes this host's spool to Celery until it is told to stop. Holds no logic: `traces/shipper.py`."""
+"""`manage.py ship`: publishes this host's spool to Celery until it is told to stop. See `traces/shipper.py`."""
 
 import signal
 import threading

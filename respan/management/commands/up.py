@@ -1,4 +1,4 @@
-"""`manage.py up`: the whole installation in one command - tables, catalogue, first run, then web, shipper, worker, beat.
+"""`manage.py up`: the whole installation in one command: tables, catalogue, first run; web, shipper, worker, beat.
 
 `bootstrap.py` has taken the lock, made the secrets and started the private PostgreSQL before this runs, and stops the
 latter afterwards. Neighbours: `supervisor.py` (keeps processes running), `firstrun.py`, `web.py`, `ship.py`.

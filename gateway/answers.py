@@ -1,0 +1,159 @@
+"""What goes back to the client: headers that may be seen, a provider's refusal without its keys, a stream.
+
+Never decides what a call is or costs; `Relay` closes its call, with what the stream said, before the last byte leaves.
+Neighbours: `call.py` (whose answers these are), `upstream.py` (blocks from the provider), `respan/asgi.py` (sends).
+"""
+
+import re
+import time
+from typing import TYPE_CHECKING
+
+import httpx
+from django.http import StreamingHttpResponse
+
+from gateway import upstream
+from gateway.dialects import openai_chat
+from respan.errors import Error
+
+if TYPE_CHECKING:
+    from gateway.call import Call
+
+LOG_ID = "X-Respan-Log-Id"
+MAX_ERROR_BYTES = 256 * 1024
+# Fragments of keys that providers put into their error messages.
+_KEY_FRAGMENT = re.compile(rb"\b(?:sk|gsk|xai|pk|key)-?[A-Za-z0-9_-]*[*.]{2,}[A-Za-z0-9_-]*|\bsk-[A-Za-z0-9_-]{16,}")
+
+_PASSED_ON = ("retry-after", "retry-after-ms", "x-should-retry")
+# With an own key its account's headers are the caller's business too.
+_PASSED_ON_WITH_OWN_KEY = ("openai-processing-ms", "openai-version")
+
+
+class CallFailed(Error):
+    """The provider answered with an error: same status family, its message, never a key.
+
+    `body` is the provider's own body where it may be shown as it came.
+    """
+
+    code = "upstream_error"
+
+    def __init__(self, status: int, message: str, *, body: bytes | None, headers: dict[str, str]) -> None:
+        super().__init__(message, headers=headers)
+        self.status = status  # type: ignore[misc]
+        self.body = body
+
+
+async def refused(
+    response: httpx.Response, *, provider: str, secret: str, own_key: bool, headers: dict[str, str]
+) -> CallFailed:
+    """Turn a provider's refusal into ours.
+
+    With an own key its body goes on as it came, less what looks like a key. On credits the operator's troubles with a
+    key (401, 402, 403) are not the caller's: 502, and nothing of the provider's text.
+    """
+    body = await upstream.read(response, MAX_ERROR_BYTES)
+    status = response.status_code
+    if not own_key and status in (401, 402, 403):
+        message = f"{provider} refused the operator's key ({status}). Tell the operator of this installation."
+        return CallFailed(502, message, body=None, headers={})
+    body = without_keys(body, secret)
+    message = openai_chat.error_message(body) or f"{provider} answered {status}."
+    shown = body if openai_chat.is_error_body(body) else None
+    return CallFailed(status, message, body=shown, headers=headers)
+
+
+def passed_on(response: httpx.Response, *, own_key: bool) -> dict[str, str]:
+    """Return the provider's headers that a client may see."""
+    theirs = response.headers
+    headers = {name: theirs[name] for name in _PASSED_ON if name in theirs}
+    if own_key:
+        for name, value in theirs.items():
+            if name in _PASSED_ON_WITH_OWN_KEY or name.startswith("x-ratelimit-"):
+                headers[name] = value
+        if "x-request-id" in theirs:
+            headers["X-Respan-Upstream-Request-Id"] = theirs["x-request-id"]
+    return headers
+
+
+def without_keys(body: bytes, secret: str) -> bytes:
+    """Return a provider's error without the key it was sent and without fragments of keys."""
+    if secret:
+        body = body.replace(secret.encode(), b"***")
+    return _KEY_FRAGMENT.sub(b"***", body)
+
+
+class Relay:
+    """A provider's stream on its way to the client. `aclose()` is called whether it was ever started or not."""
+
+    __slots__ = ("blocks", "call", "ended", "reader", "response")
+
+    def __init__(self, call: "Call", response: httpx.Response, reader: openai_chat.StreamReader) -> None:
+        self.call = call
+        self.response = response
+        self.reader = reader
+        self.blocks = upstream.blocks(response, deadline=call.deadline)
+        self.ended = False
+
+    def __aiter__(self) -> "Relay":
+        return self
+
+    async def __anext__(self) -> bytes:
+        """Return the next bytes for the client; the call is closed before the last of them are released."""
+        while not self.ended:
+            try:
+                block = await anext(self.blocks)
+                forward = self.reader.feed(block)
+            except StopAsyncIteration:
+                return self._finish(self.reader.end())
+            except Error as error:
+                return self._broken(error)
+            except openai_chat.InvalidStream as error:
+                return self._broken(upstream.UpstreamInvalid(str(error)))
+            if self.call.ttft_us is None and self.reader.started:
+                self.call.ttft_us = int((time.monotonic() - self.call.started) * 1_000_000)
+            if self.reader.saw_done:
+                return self._finish(forward)
+            if forward:
+                return forward
+        raise StopAsyncIteration
+
+    def _finish(self, last: bytes) -> bytes:
+        self.ended = True
+        if self.reader.complete:
+            self._close("ok")
+            return last
+        if self.reader.error is not None:  # the provider said so itself, and the client has read it
+            self._close("error", CallFailed(502, self.reader.error, body=None, headers={}))
+            return last
+        return last + self._broken(
+            upstream.UpstreamDisconnected("The provider ended its stream before the answer's end.")
+        )
+
+    def _broken(self, error: Error) -> bytes:
+        """End in-band and without `[DONE]`: a truncated answer must not look complete."""
+        self.ended = True
+        self._close("error", error)
+        return openai_chat.stream_error(status=error.status, code=error.code, message=error.message)
+
+    def _close(self, status: str, error: Error | None = None) -> None:
+        body = self.reader.assembled() if not self.call.params.disable_log else None
+        self.call.close(status=status, error=error, answer=self.reader.answer(), response_body=body)
+
+    async def aclose(self) -> None:
+        """Close the call, as aborted if its end was not reached, and cancel the provider if it still sends."""
+        if not self.call.closed:
+            self.ended = True
+            self._close("aborted")
+        if self.reader.saw_done:
+            await upstream.finish(self.response)
+        else:
+            await self.response.aclose()
+
+
+class StreamAnswer(StreamingHttpResponse):
+    """A streamed answer the lean handler relays block by block; Django's own handler can serve it too."""
+
+    def __init__(self, relay: Relay, *, headers: dict[str, str]) -> None:
+        super().__init__(relay, content_type="text/event-stream", headers=headers)
+        self.relay = relay
+        self["X-Accel-Buffering"] = "no"
+        self["Cache-Control"] = "no-cache"
