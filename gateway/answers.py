@@ -23,9 +23,9 @@ MAX_ERROR_BYTES = 256 * 1024
 # Fragments of keys that providers put into their error messages.
 _KEY_FRAGMENT = re.compile(rb"\b(?:sk|gsk|xai|pk|key)-?[A-Za-z0-9_-]*[*.]{2,}[A-Za-z0-9_-]*|\bsk-[A-Za-z0-9_-]{16,}")
 
-_PASSED_ON = ("retry-after", "retry-after-ms", "x-should-retry")
+_PASSED_ON = frozenset({b"retry-after", b"retry-after-ms", b"x-should-retry"})
 # With an own key its account's headers are the caller's business too.
-_PASSED_ON_WITH_OWN_KEY = ("openai-processing-ms", "openai-version")
+_PASSED_ON_WITH_OWN_KEY = frozenset({b"openai-processing-ms", b"openai-version"})
 
 
 class CallFailed(Error):
@@ -62,16 +62,23 @@ async def refused(
 
 
 def passed_on(response: httpx.Response, *, own_key: bool) -> dict[str, str]:
-    """Return the provider's headers that a client may see."""
-    theirs = response.headers
-    headers = {name: theirs[name] for name in _PASSED_ON if name in theirs}
-    if own_key:
-        for name, value in theirs.items():
-            if name in _PASSED_ON_WITH_OWN_KEY or name.startswith("x-ratelimit-"):
-                headers[name] = value
-        if "x-request-id" in theirs:
-            headers["X-Respan-Upstream-Request-Id"] = theirs["x-request-id"]
+    """Return the provider's headers that a client may see. One pass: httpx's look-up by name costs a pass each."""
+    headers = {}
+    for raw_name, value in response.headers.raw:
+        name = raw_name.lower()
+        if name in _PASSED_ON or (own_key and (name in _PASSED_ON_WITH_OWN_KEY or name.startswith(b"x-ratelimit-"))):
+            headers[name.decode("ascii")] = value.decode("latin-1")
+        elif own_key and name == b"x-request-id":
+            headers["X-Respan-Upstream-Request-Id"] = value.decode("latin-1")
     return headers
+
+
+def content_type(response: httpx.Response) -> str:
+    """Return what a provider calls its answer, JSON when it does not say."""
+    for name, value in response.headers.raw:
+        if name.lower() == b"content-type":
+            return value.decode("latin-1")
+    return "application/json"
 
 
 def without_keys(body: bytes, secret: str) -> bytes:

@@ -24,7 +24,7 @@ from billing import ledger, prices
 from billing.prices import Priced
 from billing.usage import Rates, Usage, affordable_output, worst
 from gateway import credentials, params, routing, sandbox, upstream
-from gateway.answers import LOG_ID, CallFailed, Relay, StreamAnswer, passed_on, refused
+from gateway.answers import LOG_ID, CallFailed, Relay, StreamAnswer, content_type, passed_on, refused
 from gateway.credentials import Stored
 from gateway.dialects import openai_chat
 from gateway.params import InvalidRequest, Params
@@ -46,10 +46,11 @@ MAX_ANSWER_BYTES = 64 * 1024 * 1024
 _TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
 # What a provider may learn of the client's request headers, and with an own key only.
 _OWN_KEY_REQUEST_HEADERS = (
-    ("HTTP_OPENAI_ORGANIZATION", "openai-organization"),
-    ("HTTP_OPENAI_PROJECT", "openai-project"),
-    ("HTTP_OPENAI_BETA", "openai-beta"),
+    ("HTTP_OPENAI_ORGANIZATION", b"openai-organization"),
+    ("HTTP_OPENAI_PROJECT", b"openai-project"),
+    ("HTTP_OPENAI_BETA", b"openai-beta"),
 )
+_REQUEST_HEADERS = ((b"content-type", b"application/json"), (b"user-agent", b"respan/0.1"))
 
 
 @lru_cache(maxsize=1)
@@ -257,7 +258,7 @@ class Call:
             headers = self._headers(response)
             raise await refused(response, provider=provider.name, secret=secret, own_key=own_key, headers=headers)
         self.accepted_upstream = True
-        if response.headers.get("content-type", "").startswith("text/event-stream"):
+        if content_type(response).startswith("text/event-stream"):
             reader = openai_chat.StreamReader(include_usage=asked.include_usage)
             return StreamAnswer(Relay(self, response, reader), headers=self._headers(response))
         return await self._whole(response)
@@ -265,18 +266,13 @@ class Call:
     def _request(self, asked: openai_chat.Request, target: Target[Stored, Priced], provider: Provider) -> httpx.Request:
         key = target.key
         secret = key.secret().reveal() if key else ""
-        headers = {
-            "content-type": "application/json",
-            "accept": "text/event-stream" if asked.stream else "application/json",
-            "accept-encoding": "identity",
-            "user-agent": "respan/0.1",
-        }
+        headers = [*_REQUEST_HEADERS, (b"accept", b"text/event-stream" if asked.stream else b"application/json")]
         if secret:
-            headers["authorization"] = f"Bearer {secret}"
+            headers.append((b"authorization", b"Bearer " + secret.encode()))
         if target.paid_by == "own_key":
             for name, header in _OWN_KEY_REQUEST_HEADERS:
                 if name in self.meta:
-                    headers[header] = self.meta[name]
+                    headers.append((header, self.meta[name].encode("latin-1", "ignore")))
         base = key.effective_base_url() if key else provider.base_url
         return httpx.Request(
             "POST",
@@ -319,8 +315,7 @@ class Call:
         answer = openai_chat.read_json(body)
         headers = self._headers(response)
         self.close(status="error" if answer.error else "ok", answer=answer, response_body=body)
-        content_type = response.headers.get("content-type", "application/json")
-        return HttpResponse(body, status=response.status_code, content_type=content_type, headers=headers)
+        return HttpResponse(body, status=response.status_code, content_type=content_type(response), headers=headers)
 
     def _headers(self, response: httpx.Response) -> dict[str, str]:
         own_key = self.target is not None and self.target.paid_by == "own_key"
@@ -427,9 +422,8 @@ class Call:
             return None, False
         if self.asked is None:
             return None, False  # unreadable: it might be anything
-        return intake.redact(
-            openai_chat.patched(self.asked, model=self.asked.model, drop=self.asked.members.keys() & params.OURS)
-        )
+        ours = self.asked.members.keys() & params.OURS
+        return intake.redact(openai_chat.patched(self.asked, drop=ours) if ours else self.body)
 
     def _counting(self, answer: openai_chat.Answer) -> Counting | None:
         """Return what the worker counts, because the provider has not reported usage."""

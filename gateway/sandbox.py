@@ -5,18 +5,19 @@ the same bytes. Never random, never reads a clock, never keeps anything. Behind 
 provider (`gateway.upstream` sends to it); models and prices are in `catalog/sandbox.toml`.
 
 What it answers, first that applies:
-- a tool call, when `tool_choice` demands one, or when it may and the last user message names the tool; the arguments are
-  sample values made from the tool's JSON schema;
+- a tool call, when `tool_choice` demands one, or when it may and the last user message names the tool; the arguments
+  are sample values made from the tool's JSON schema;
 - JSON that fits `response_format`;
 - after a tool's result: that result; else the last user message again, with the number of images it saw.
 The model `exact` writes exactly as many tokens as it may.
 
-Its tokenizer: a token is up to six letters or digits, or one other sign, with the white space before it. A prompt is the
-tokens of its texts and tools, 4 for each message and 258 for each image.
+Its tokenizer: a token is up to six letters or digits, or one other sign, with the white space before it. A prompt is
+the tokens of its texts and tools, 4 for each message and 258 for each image.
 """
 
 import asyncio
 import hashlib
+import math
 import re
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -34,7 +35,10 @@ EXACT = "exact"
 EXACT_DEFAULT = 256
 # The same request must give the same bytes, so time stands still here: 1 January 2026.
 CREATED = 1_767_225_600
+MAX_OUTPUT_TOKENS = 16_384
+MAX_INPUT_BYTES = 1_000_000
 MAX_SAMPLE_DEPTH = 12
+MAX_SAMPLE_VALUES = 1_000
 
 _TOKEN = re.compile(r"\s*(?:\w{1,6}|[^\w\s])|\s+")
 _encode = msgspec.json.Encoder().encode
@@ -162,7 +166,7 @@ class _Completion:
         """Yield the answer as the events of a stream, a token an event; choices take turns."""
         envelope = self._envelope("chat.completion.chunk")
         last: dict[str, Any] = {"usage": None} if include_usage else {}
-        for deltas in zip(*(list(self._deltas(index)) for index in range(self.n)), strict=True):
+        for deltas in zip(*(self._deltas(index) for index in range(self.n)), strict=True):
             for index, delta in enumerate(deltas):
                 reason = None if delta else self.finish_reason
                 choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}
@@ -191,6 +195,10 @@ def _event(value: dict[str, Any]) -> bytes:
 
 def _completion(asked: openai_chat.Request, options: dict[str, Any]) -> _Completion:
     """Decide what to answer. Raises: InvalidBody."""
+    if asked.input_bytes > MAX_INPUT_BYTES:
+        raise openai_chat.InvalidBody(f"The sandbox reads at most {MAX_INPUT_BYTES} bytes of text.", "messages")
+    if (asked.max_output or 0) > MAX_OUTPUT_TOKENS:
+        raise openai_chat.InvalidBody(f"The sandbox writes at most {MAX_OUTPUT_TOKENS} tokens.", "max_tokens")
     names = _chosen(asked, options)
     content: list[str] = []
     calls: list[_Call] = []
@@ -199,9 +207,7 @@ def _completion(asked: openai_chat.Request, options: dict[str, Any]) -> _Complet
         calls = [_Call(name, tokens(_encode(sample(schemas[name])).decode())) for name in names]
     else:
         content = tokens(_stopped(_text(asked, options), options.get("stop")))
-    is_cut = False
-    if asked.max_output is not None:
-        content, calls, is_cut = _cut(content, calls, asked.max_output)
+    content, calls, is_cut = _cut(content, calls, asked.max_output or MAX_OUTPUT_TOKENS)
     images = asked.images * TOKENS_PER_IMAGE
     return _Completion(
         id=f"chatcmpl-{hashlib.sha256(asked.body).hexdigest()[:24]}",
@@ -254,8 +260,8 @@ def _last_text(messages: list[dict[str, Any]], role: str) -> str:
             content = message.get("content")
             if isinstance(content, str):
                 return content
-            parts = content if isinstance(content, list) else []
-            return "".join(part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str))
+            parts = [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
+            return "".join(part["text"] for part in parts if isinstance(part.get("text"), str))
     return ""
 
 
@@ -306,49 +312,62 @@ def _chosen(asked: openai_chat.Request, options: dict[str, Any]) -> list[str]:
 
 def sample(schema: object) -> Any:
     """Return a value that fits a JSON schema, always the same one. What it does not understand becomes a string."""
-    return _sample(schema, schema, MAX_SAMPLE_DEPTH)
+    return _Sampler(schema).value(schema, MAX_SAMPLE_DEPTH)
 
 
-def _sample(schema: object, root: object, depth: int) -> Any:
-    if not isinstance(schema, dict) or depth <= 0:
-        return "text"
-    for name in ("const", "default"):
-        if name in schema:
-            return schema[name]
-    for name in ("enum", "examples"):
-        if isinstance(schema.get(name), list) and schema[name]:
-            return schema[name][0]
-    if isinstance(schema.get("$ref"), str):
-        return _sample(_resolved(schema["$ref"], root), root, depth - 1)
-    for name in ("anyOf", "oneOf"):
-        if isinstance(schema.get(name), list) and schema[name]:
-            return _sample(schema[name][0], root, depth - 1)
-    if isinstance(schema.get("allOf"), list):
-        parts = [part for part in schema["allOf"] if isinstance(part, dict)]
-        merged = {key: value for part in parts for key, value in part.items()}
-        properties = {key: value for part in parts for key, value in (part.get("properties") or {}).items()}
-        return _sample(merged | ({"properties": properties} if properties else {}), root, depth - 1)
-    return _of_type(schema, root, depth)
+class _Sampler:
+    """Makes the sample; a schema that refers to itself ends at a depth, and at a number of values."""
+
+    def __init__(self, root: object) -> None:
+        self.root = root
+        self.left = MAX_SAMPLE_VALUES
+
+    def value(self, schema: object, depth: int) -> Any:
+        self.left -= 1
+        if not isinstance(schema, dict) or depth <= 0 or self.left < 0:
+            return "text"
+        for name in ("const", "default"):
+            if name in schema:
+                return schema[name]
+        for name in ("enum", "examples"):
+            if isinstance(schema.get(name), list) and schema[name]:
+                return schema[name][0]
+        if isinstance(schema.get("$ref"), str):
+            return self.value(_resolved(schema["$ref"], self.root), depth - 1)
+        for name in ("anyOf", "oneOf"):
+            if isinstance(schema.get(name), list) and schema[name]:
+                return self.value(schema[name][0], depth - 1)
+        if isinstance(schema.get("allOf"), list):
+            return self.value(_merged(schema["allOf"]), depth - 1)
+        return self.of_type(schema, depth)
+
+    def of_type(self, schema: dict[str, Any], depth: int) -> Any:
+        kind = schema.get("type", "object" if "properties" in schema else "array" if "items" in schema else "string")
+        if isinstance(kind, list):
+            kind = next((item for item in kind if item != "null"), "null")
+        if kind == "object":
+            properties = schema.get("properties")
+            members = properties.items() if isinstance(properties, dict) else ()
+            return {name: self.value(member, depth - 1) for name, member in members}
+        if kind == "array":
+            count = max(_number(schema, "minItems", 1), 1) if "items" in schema else 0
+            return [self.value(schema["items"], depth - 1) for _ in range(int(min(count, 20)))]
+        if kind in ("integer", "number"):
+            least = _number(schema, "minimum", _number(schema, "exclusiveMinimum", 0) + 1)
+            value = min(least, _number(schema, "maximum", least))
+            return int(value) if kind == "integer" else value
+        if kind == "boolean":
+            return True
+        return None if kind == "null" else _string(schema)
 
 
-def _of_type(schema: dict[str, Any], root: object, depth: int) -> Any:
-    kind = schema.get("type", "object" if "properties" in schema else "array" if "items" in schema else "string")
-    if isinstance(kind, list):
-        kind = next((item for item in kind if item != "null"), "null")
-    if kind == "object":
-        properties = schema.get("properties")
-        members = properties.items() if isinstance(properties, dict) else ()
-        return {name: _sample(member, root, depth - 1) for name, member in members}
-    if kind == "array":
-        count = max(_number(schema, "minItems", 1), 1) if "items" in schema else 0
-        return [_sample(schema["items"], root, depth - 1) for _ in range(min(int(count), 20))]
-    if kind in ("integer", "number"):
-        least = _number(schema, "minimum", _number(schema, "exclusiveMinimum", 0) + 1)
-        value = min(least, _number(schema, "maximum", least))
-        return int(value) if kind == "integer" else value
-    if kind == "boolean":
-        return True
-    return None if kind == "null" else _string(schema)
+def _merged(parts: list[Any]) -> dict[str, Any]:
+    schemas = [part for part in parts if isinstance(part, dict)]
+    merged = {key: value for part in schemas for key, value in part.items()}
+    properties = [part["properties"] for part in schemas if isinstance(part.get("properties"), dict)]
+    if properties:
+        merged["properties"] = {name: member for members in properties for name, member in members.items()}
+    return merged
 
 
 def _string(schema: dict[str, Any]) -> str:
@@ -361,13 +380,15 @@ def _string(schema: dict[str, Any]) -> str:
         "uuid": "00000000-0000-4000-8000-000000000000",
     }
     text = formats.get(str(schema.get("format")), "text")
-    text = text.ljust(min(int(_number(schema, "minLength", 0)), 10_000), "t")
-    return text[: int(_number(schema, "maxLength", len(text)))]
+    text = text.ljust(int(min(_number(schema, "minLength", 0), 1_000)), "t")
+    return text[: int(max(_number(schema, "maxLength", len(text)), 0))]
 
 
 def _number(schema: dict[str, Any], name: str, otherwise: float) -> float:
     value = schema.get(name)
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else otherwise
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return otherwise
+    return value
 
 
 def _resolved(reference: str, root: object) -> object:
