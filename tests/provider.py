@@ -117,6 +117,7 @@ class Provider:
         self.requests: list[Received] = []
         self.connections = 0
         self.open_connections = 0
+        self.transports: set[asyncio.Transport] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopped: asyncio.Event | None = None
         self._started = threading.Event()
@@ -166,6 +167,9 @@ class Provider:
             await self._stopped.wait()
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
             task.cancel()
+        for transport in list(self.transports):
+            transport.abort()
+        await asyncio.sleep(0.05)  # their sockets are closed on the loop's next turns
 
 
 class _Connection(asyncio.Protocol):
@@ -178,12 +182,14 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport: Any = transport
+        self.provider.transports.add(self.transport)
         self.provider.connections += 1
         self.provider.open_connections += 1
         self.number = self.provider.connections
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.provider.open_connections -= 1
+        self.provider.transports.discard(self.transport)
         if self.request is not None and self.request.answered_at is None:
             self.request.gone_at = time.monotonic()
         if self.task is not None:

@@ -112,7 +112,9 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 _opener = urllib.request.build_opener(_NoRedirects)
 
 
-def call(url: str, *, key: str | None = None, body: bytes | None = None, headers: dict[str, str] | None = None) -> Answer:
+def call(
+    url: str, *, key: str | None = None, body: bytes | None = None, headers: dict[str, str] | None = None
+) -> Answer:
     """Make one request as it is; a redirect is an answer like any other."""
     request = urllib.request.Request(url, data=body, headers={"Content-Type": "application/json", **(headers or {})})
     if key:

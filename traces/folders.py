@@ -69,8 +69,8 @@ class Segment:
     def is_done(self) -> bool:
         return self.is_read and not self._waiting and not self._planned and self.unshipped == 0
 
-    def read(self, note: Callable[[bytes], bool]) -> Iterator[Batch]:
-        """Read on, yielding the batches that are full or have waited long enough.
+    def read(self, note: Callable[[bytes], bool], *, is_last: bool = False) -> Iterator[Batch]:
+        """Read on, yielding the batches that are full or have waited long enough; with `is_last` all there is.
 
         `note` is told every record and says whether it goes into a batch.
         """
@@ -85,9 +85,11 @@ class Segment:
                 yield self._cut(record.end)
         # Only now: a consumer may leave us at any `yield` above, and reads on later.
         self.is_read = was_closed
-        if self._planned and self.is_read and not self._waiting:
-            self._planned.clear()  # the machine lost power before the planned ranges reached the disk
-        if self._waiting and (self.is_read or (not self._planned and self._has_waited())):
+        if self.is_read and self._planned:
+            # The machine lost power before all of the planned ranges had reached the disk.
+            is_begun = self._waiting and self._planned[0][0] == self._cut_at
+            self._planned = deque([self._planned[0]] if is_begun else [])
+        if self._waiting and (self.is_read or (not self._planned and (is_last or self._has_waited()))):
             yield self._cut(self.tail.offset)
 
     def _is_full(self, end: int) -> bool:
@@ -99,10 +101,6 @@ class Segment:
     def _has_waited(self) -> bool:
         linger = LINGER_IN_COMPANY_S if len(self._waiting) >= COMPANY else LINGER_S
         return time.monotonic() - self._waiting_since >= linger
-
-    def hurry(self) -> None:
-        """Ship what waits at the next reading, however short it has waited."""
-        self._waiting_since = 0.0
 
     def _cut(self, end: int) -> Batch:
         """Make the records read since the last cut a batch: of the range planned for them, else of a new one."""
@@ -196,12 +194,12 @@ class Folder:
         except FileNotFoundError:
             self.is_dead = True  # we were removing this folder when we were killed
 
-    def batches(self) -> Iterator[Batch]:
-        """Yield what is ready to be shipped, oldest first."""
+    def batches(self, *, is_last: bool = False) -> Iterator[Batch]:
+        """Yield what is ready to be shipped, oldest first; with `is_last` all there is."""
         self.is_caught_up = False
         for segment in self.segments:
             if not segment.is_read:
-                yield from segment.read(self._note)
+                yield from segment.read(self._note, is_last=is_last)
         self.is_caught_up = True
 
     def _note(self, data: bytes) -> bool:

@@ -144,10 +144,7 @@ class Shipper:
                 if is_time or is_last:
                     folder.find_dead()
                 folder.look()
-                if is_last:
-                    for segment in folder.segments:
-                        segment.hurry()
-                self._unsent += islice(folder.batches(), INSERT_BATCHES)
+                self._unsent += islice(folder.batches(is_last=is_last), INSERT_BATCHES)
         shipped = self._insert()
         closed = 0
         for folder in list(self._folders.values()):

@@ -1,4 +1,4 @@
-"""A web process of a test: opens many holds at once when told to. `python -m tests.billing.burst <wallet> <n> <amount>`"""
+"""A web process of a test: `python -m tests.billing.burst <wallet> <n> <amount>` opens n holds at once when told to."""
 
 import asyncio
 import sys

@@ -101,9 +101,7 @@ def test_a_thousand_concurrent_holds_admit_exactly_what_fits() -> None:
 def test_two_web_processes_admit_exactly_what_fits() -> None:
     organization = funded(705)
     command = [sys.executable, "-m", "tests.billing.burst", str(organization.pk), "500", "7"]
-    processes = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)
-    ]
+    processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     pipes: list[Any] = [(process.stdin, process.stdout) for process in processes]
     for _, output in pipes:
         assert output.readline() == "ready\n"

@@ -117,7 +117,7 @@ def test_a_settlement_delivered_again_charges_nothing_and_tells_the_same() -> No
 
 
 def test_shuffled_repeated_parallel_settlements_charge_each_call_once() -> None:
-    random = Random(7)
+    random = Random(7)  # noqa: S311  (a shuffle)
     organizations = [funded(100_000) for _ in range(3)]
     calls = [(organization, held_id) for organization in organizations for held_id in _many_held(organization, 60)]
     deliveries = calls * 4
@@ -152,9 +152,9 @@ def _many_held(organization: Any, number: int) -> list[uuid.UUID]:
 def test_a_settlement_undone_with_its_transaction_leaves_the_hold_open() -> None:
     organization = funded(1_000)
     id_ = held(organization, 400)
-    with pytest.raises(RuntimeError), transaction.atomic():
-        settle(organization, id_, 400)
-        raise RuntimeError
+    with transaction.atomic():
+        assert settle(organization, id_, 400) is not None
+        transaction.set_rollback(True)
     assert state(id_) == "open"
     assert ledger.balance(organization.pk) == ledger.Balance(posted=1_000, held=400)
 
@@ -169,9 +169,7 @@ def test_a_hold_that_was_lost_is_charged_from_what_is_available() -> None:
 
 def test_settling_for_an_organization_without_wallet_does_nothing() -> None:
     id_ = uuid.uuid4()
-    settled = ledger.settle(
-        [ledger.Settlement(hold_id=id_, organization_id=2**50, cost_nano=5)], now=timezone.now()
-    )
+    settled = ledger.settle([ledger.Settlement(hold_id=id_, organization_id=2**50, cost_nano=5)], now=timezone.now())
     assert settled[id_] == ledger.Settled(charged_nano=0, absorbed_nano=0)
     assert not Hold.objects.filter(pk=id_).exists()
 
@@ -297,9 +295,7 @@ def test_a_new_organization_gets_a_wallet_and_the_operators_grant(settings: Any)
 def test_credits_booked_twice_under_one_id_count_once(book: Any) -> None:
     organization = funded(0)
     id_ = uuid.uuid4()
-    entries = [
-        book(organization=organization, amount_nano=70, reason="a", actor=None, id=id_) for _ in range(2)
-    ]
+    entries = [book(organization=organization, amount_nano=70, reason="a", actor=None, id=id_) for _ in range(2)]
     assert entries[0] == entries[1]
     assert ledger.balance(organization.pk).posted == 70
     with pytest.raises(ledger.IdempotencyConflict):
@@ -349,9 +345,7 @@ def test_a_large_adjustment_needs_two_persons() -> None:
     amount = 100 * NANO + 1
     for approver in (None, operator):
         with pytest.raises(ledger.ApprovalNeeded):
-            ledger.adjust(
-                organization=organization, amount_nano=amount, reason="a", actor=operator, approver=approver
-            )
+            ledger.adjust(organization=organization, amount_nano=amount, reason="a", actor=operator, approver=approver)
     pending = ledger.propose_adjustment(organization=organization, amount_nano=amount, reason="a", actor=operator)
     assert isinstance(pending, PendingAdjustment)
     assert kinds(organization) == [("purchase", 10)]
@@ -376,9 +370,7 @@ def test_a_rejected_adjustment_is_never_booked() -> None:
 
 def test_an_adjustment_within_the_limit_is_booked_at_once() -> None:
     organization, operator = funded(10), make_user("operator")
-    booked = ledger.propose_adjustment(
-        organization=organization, amount_nano=100 * NANO, reason="a", actor=operator
-    )
+    booked = ledger.propose_adjustment(organization=organization, amount_nano=100 * NANO, reason="a", actor=operator)
     assert isinstance(booked, Entry)
     assert ledger.balance(organization.pk).posted == 100 * NANO + 10
 
@@ -421,9 +413,7 @@ def test_a_grant_is_not_refunded() -> None:
 
 def granted(organization: Any, nano: int, days: float) -> Grant:
     expires_at = timezone.now() + timedelta(days=days)
-    entry = ledger.grant(
-        organization=organization, amount_nano=nano, reason="a", actor=None, expires_at=expires_at
-    )
+    entry = ledger.grant(organization=organization, amount_nano=nano, reason="a", actor=None, expires_at=expires_at)
     assert entry.grant is not None
     return entry.grant
 

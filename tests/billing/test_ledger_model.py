@@ -109,7 +109,7 @@ class Ledger(RuleBasedStateMachine):
                 known.holds[wanted.id] = wanted.amount_nano
         except ledger.InsufficientCredits as error:
             assert not fits
-            assert error.available_nano == known.available
+            assert error.available_nano == known.available  # noqa: PT017  (of a verdict that may differ)
         except ledger.LedgerUnavailable:
             assert wanted.id in known.closed or wanted.id in known.expired
 
@@ -176,7 +176,9 @@ class Ledger(RuleBasedStateMachine):
 
     def _expire(self, now: Any) -> None:
         left = sum(
-            Grant.objects.filter(wallet_id=self.organization.pk, expires_at__lte=now).values_list("remaining", flat=True)
+            Grant.objects.filter(wallet_id=self.organization.pk, expires_at__lte=now).values_list(
+                "remaining", flat=True
+            )
         )
         gone = min(left, self.expected.available)
         ledger.expire(now)
@@ -232,12 +234,12 @@ def test_many_random_histories_keep_the_invariants(runner: asyncio.Runner) -> No
     check_histories(runner, examples=500, steps=50)
 
 
-# --- The same wallets from all sides at once ---------------------------------------------------------------------------
+# --- The same wallets from all sides at once -------------------------------------------------------------------------
 
 
 def web(wallets: list[Any], seconds: float, settle_later: "ThreadPoolExecutor", seed: int) -> int:
     """Open holds, give three of ten up at a random moment, and hand each to the workers whatever came of it."""
-    chance = random.Random(seed)
+    chance = random.Random(seed)  # noqa: S311  (a test's dice)
     settling: list[Future[Any]] = []
 
     async def call() -> None:
@@ -285,9 +287,7 @@ def top_up(wallets: list[Any], seconds: float) -> None:
         while timezone.now() < deadline:
             for organization in wallets:
                 expires_at = timezone.now() + timedelta(milliseconds=200)
-                ledger.grant(
-                    organization=organization, amount_nano=40, reason="", actor=None, expires_at=expires_at
-                )
+                ledger.grant(organization=organization, amount_nano=40, reason="", actor=None, expires_at=expires_at)
                 ledger.purchase(organization=organization, amount_nano=20, reason="", actor=None)
             ledger.expire()
     finally:

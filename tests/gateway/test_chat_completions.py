@@ -50,7 +50,11 @@ def test_a_wrong_method_is_a_json_405(stack):
     from tests.stack import call
 
     answer = call(f"{stack.base_url}/api/chat/completions")
-    assert (answer.status, answer.error["code"], answer.headers["allow"]) == (405, "method_not_allowed", "POST, OPTIONS")
+    assert (answer.status, answer.error["code"], answer.headers["allow"]) == (
+        405,
+        "method_not_allowed",
+        "POST, OPTIONS",
+    )
 
 
 # --- Keys ---------------------------------------------------------------------------------------------------------------
