@@ -93,7 +93,7 @@ class Traffic:
                 outcome.status = answer.status
                 outcome.log_id = answer.headers.get("X-Respan-Log-Id")
                 text = await answer.read()
-                outcome.complete = b"[DONE]" in text if stream else bool(json.loads(text))
+                outcome.complete = answer.status == 200 and (b"[DONE]" in text if stream else bool(json.loads(text)))
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
             pass
         return outcome

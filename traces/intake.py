@@ -130,7 +130,8 @@ def redact(body: bytes) -> tuple[bytes, bool]:
     """Return a JSON body as it may be stored, and whether it was cut.
 
     A data URL becomes `{"sha256":…,"bytes":…,"type":…}` (within a longer string, the same as text); what is left is cut
-    at `RESPAN_MAX_STORED_BODY_BYTES`, between characters. Takes some 5 ms for each MiB of data URLs: large bodies belong into a thread.
+    at `RESPAN_MAX_STORED_BODY_BYTES`, between characters.
+    Takes some 5 ms for each MiB of data URLs: large bodies belong into a thread.
     """
     if b"data:" in body:
         body = _DATA_URL.sub(_digest, body)

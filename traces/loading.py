@@ -22,7 +22,7 @@ from billing.usage import Rates
 from traces import counting, spans
 from traces.models import DeadLetter, IngestBatch
 from traces.spans import Finished
-from traces.store import Charge, Row, TraceStore
+from traces.store.protocol import Charge, Row, TraceStore
 from traces.store.postgres import Store
 
 logger = logging.getLogger(__name__)

@@ -4,7 +4,8 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ class Site:
 
     installation: Installation
     provider: Provider
-    cluster: Cluster | None = None  # the database, where the drill stops it
+    cluster: Cluster
     organization_id: int = 0
     api_key: str = ""
     granted_nano: int = 0
@@ -73,30 +74,35 @@ class Site:
         )
 
 
-@pytest.fixture
-def site(installation: Callable[..., Installation], tmp_path: Path) -> Iterator[Callable[..., Site]]:
-    """Start an installation with `manage.py up` and its shipped defaults: `site(web_processes=2)`.
+@contextmanager
+def running_site(folder: Path, *, web_processes: int = 1) -> Iterator[Site]:
+    """Run an installation with `manage.py up` and its shipped defaults for as long as the block lasts.
 
-    `own_cluster`: its database is a server of the drill's own, which `up` does not start again when it is stopped.
+    Its database is a server of the drill's own, which `up` does not start again when the drill stops it.
     """
-    providers: list[Provider] = []
-    clusters: list[Cluster] = []
-
-    def start(*, web_processes: int = 1, own_cluster: bool = False) -> Site:
-        provider = Provider().start()
-        providers.append(provider)
-        env = stack.environment(tmp_path, provider)
-        if web_processes > 1:
-            env["RESPAN_WEB_PROCESSES"] = str(web_processes)
-        if not own_cluster:
-            return Site(installation(env=env), provider)
-        cluster = embedded.use(tmp_path / "database")
-        clusters.append(cluster)
-        return Site(installation(env=env, database_url=cluster.url), provider, cluster)
-
-    yield start
-    for provider in providers:
+    provider = Provider().start()
+    env = stack.environment(folder, provider)
+    if web_processes > 1:
+        env["RESPAN_WEB_PROCESSES"] = str(web_processes)
+    cluster = embedded.use(folder / "database")
+    try:
+        with Installation(data_dir=folder / "data", env=env, database_url=cluster.url) as installation:
+            yield Site(installation, provider, cluster)
+    finally:
         provider.stop()
-    for cluster in clusters:
         cluster.release()
-        shutil.rmtree(embedded.home_of(tmp_path / "database"), ignore_errors=True)
+        shutil.rmtree(embedded.home_of(folder / "database"), ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """One installation for the drills of a file, each with a customer of its own."""
+    with running_site(tmp_path_factory.mktemp("site")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def site_of_two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """The same with two web processes on one port."""
+    with running_site(tmp_path_factory.mktemp("two"), web_processes=2) as running:
+        yield running

@@ -58,48 +58,44 @@ def kill(site: Site, traffic, process: str) -> int:
 
 @pytest.mark.parametrize("process", PROCESSES)
 def test_a_killed_process_loses_no_call(site, process):
-    running = site()
-    running.customer("100")
-    traffic = running.traffic("fake/exact-slow", connections=12).start()
+    site.customer("100")
+    traffic = site.traffic("fake/exact-slow", connections=12).start()
     time.sleep(2)
-    in_flight = kill(running, traffic, process)
+    in_flight = kill(site, traffic, process)
     time.sleep(3)
     traffic.stop()
 
-    books = check(running, traffic)
+    books = check(site, traffic)
     print(f"kill -9 {process} with {in_flight} calls in flight: {books['spans']}, holds {books['holds']}")
 
 
 def test_a_database_that_is_away_for_a_while_loses_no_call(site):
-    running = site(own_cluster=True)
-    running.customer("100")
-    traffic = running.traffic("fake/exact-slow", connections=12).start()
+    site.customer("100")
+    traffic = site.traffic("fake/exact-slow", connections=12).start()
     time.sleep(2)
-    outage(running, seconds=6)
+    outage(site, seconds=6)
     time.sleep(3)
     traffic.stop()
 
-    books = check(running, traffic)
+    books = check(site, traffic)
     assert traffic.counts()[503] > 0
     print(f"database away for 6 s: answers {dict(traffic.counts())}, {books['spans']}")
 
 
 def test_an_emptied_broker_loses_no_call(site):
-    running = site()
-    running.customer("100")
-    traffic = running.traffic("fake/exact-slow", connections=12).start()
+    site.customer("100")
+    traffic = site.traffic("fake/exact-slow", connections=12).start()
     for _ in range(3):
         time.sleep(1)
-        empty_broker(running)
+        empty_broker(site)
     traffic.stop()
 
-    books = check(running, traffic)
+    books = check(site, traffic)
     print(f"broker emptied three times: {books['spans']}")
 
 
 def outage(site: Site, *, seconds: float) -> None:
     """Stop the database server hard and start it again."""
-    assert site.cluster is not None
     site.cluster.stop("immediate")
     time.sleep(seconds)
     site.cluster.start()
@@ -117,17 +113,16 @@ def empty_broker(site: Site) -> None:
 @pytest.mark.timeout(560)
 @pytest.mark.parametrize("process", PROCESSES)
 def test_twenty_kills_lose_no_call(site, process):
-    running = site()
-    running.customer("1000")
-    traffic = running.traffic("fake/exact-slow", connections=6).start()
+    site.customer("1000")
+    traffic = site.traffic("fake/exact-slow", connections=6).start()
     hits = []
     for number in range(20):
         time.sleep(BETWEEN_KILLS_S + random.random())  # noqa: S311
-        hits.append(kill(running, traffic, process))
+        hits.append(kill(site, traffic, process))
         print(f"kill {number + 1:2} of {process}: {hits[-1]} calls in flight, {len(traffic.outcomes)} calls made")
     traffic.stop()
 
-    books = check(running, traffic)
+    books = check(site, traffic)
     assert sum(1 for hit in hits if hit) >= 15
     assert books["count"] >= 2_000
     print(f"{process}: 20 kills, {books['count']} calls, {books['spans']}, holds {books['holds']}")
@@ -136,12 +131,11 @@ def test_twenty_kills_lose_no_call(site, process):
 @pytest.mark.long
 @pytest.mark.timeout(300)
 def test_a_database_that_is_away_for_twenty_seconds_loses_no_call(site):
-    running = site(own_cluster=True)
-    running.customer("100")
-    traffic = running.traffic("fake/exact-slow", connections=12).start()
+    site.customer("100")
+    traffic = site.traffic("fake/exact-slow", connections=12).start()
     time.sleep(5)
-    outage(running, seconds=20)
+    outage(site, seconds=20)
     time.sleep(5)
     traffic.stop()
-    books = check(running, traffic)
+    books = check(site, traffic)
     print(f"database away for 20 s: answers {dict(traffic.counts())}, {books['spans']}")

@@ -34,15 +34,14 @@ def race(site: Site) -> None:
 
 
 def test_one_thousand_concurrent_calls_spend_exactly_the_balance(site):
-    race(site())
+    race(site)
 
 
-def test_two_web_processes_spend_exactly_the_balance(site):
-    race(site(web_processes=2))
+def test_two_web_processes_spend_exactly_the_balance(site_of_two):
+    race(site_of_two)
 
 
 @pytest.mark.long
-def test_the_race_ends_the_same_ten_times(site):
-    running = site(web_processes=2)
+def test_the_race_ends_the_same_ten_times(site_of_two):
     for _ in range(10):
-        race(running)
+        race(site_of_two)

@@ -450,7 +450,7 @@ DONE = b"data: [DONE]\n\n"
 def run(stream, *, size=None, include_usage=True):
     """Read a stream in blocks; return the reader and all it forwarded."""
     reader = StreamReader(include_usage=include_usage)
-    size = size or len(stream)
+    size = size or len(stream) or 1
     forwarded = b"".join(reader.feed(stream[i : i + size]) for i in range(0, len(stream), size))
     return reader, forwarded + reader.end()
 

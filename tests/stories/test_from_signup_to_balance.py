@@ -5,14 +5,13 @@ The same with JavaScript off and on a phone. The calls are made with the real Op
 
 import asyncio
 import re
-import time
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
 
 import openai
 import pytest
+from playwright.async_api import Locator
 
 from tests.stack import Stack
 from tests.stories.conftest import Visit, Visitor
@@ -31,10 +30,6 @@ class Newcomer:
     stack: Stack
     email: str = field(default_factory=lambda: f"newcomer-{uuid.uuid4().hex[:12]}@example.test")
     key: str = ""
-
-    @property
-    def text(self) -> Callable[..., object]:
-        return self.visitor.text
 
 
 @pytest.fixture
@@ -144,8 +139,7 @@ async def read_log(one: Newcomer, model: str) -> Decimal:
     """Find the call in Logs, open it, check the arithmetic of its cost, and return that."""
     await one.visitor.go("Logs")
     rows = one.visitor.page.locator("tbody tr")
-    await _reload_until(one, lambda: _has(rows.filter(has_text=model)))
-    await _reload_until(one, lambda: _has(rows.filter(has_text="story-llm/")))
+    await _reload_until_shown(one, rows.filter(has_text=model), rows.filter(has_text="story-llm/"))
     await one.visitor.look("logs")
     row = rows.filter(has_text=model)
     assert await row.count() == 1
@@ -195,14 +189,9 @@ async def revoke(one: Newcomer) -> None:
     await one.visitor.press("Revoke the key")
     assert "Revoked" in await one.visitor.text("table")
     await one.visitor.look("keys-revoked")
-    async with asyncio.timeout(5):
-        while True:
-            try:
-                await call(one, "sandbox/echo")
-            except openai.AuthenticationError as error:
-                assert error.code == "invalid_api_key"
-                return
-            await asyncio.sleep(0.2)
+    with pytest.raises(openai.AuthenticationError) as refused:
+        await _call_again_and_again(one)
+    assert refused.value.code == "invalid_api_key"
 
 
 async def sign_out_and_in(one: Newcomer) -> None:
@@ -218,16 +207,18 @@ async def sign_out_and_in(one: Newcomer) -> None:
     assert await one.visitor.page.locator("#entries tbody tr").count() == 2
 
 
-async def _reload_until(one: Newcomer, condition: Callable[[], object], timeout_s: float = 10.0) -> None:
-    give_up_at = time.monotonic() + timeout_s
-    while not await condition():  # type: ignore[misc]
-        assert time.monotonic() < give_up_at, "the page never showed it"
-        await asyncio.sleep(0.2)
-        await one.visitor.page.reload()
+async def _call_again_and_again(one: Newcomer) -> None:
+    async with asyncio.timeout(5):
+        while True:
+            await call(one, "sandbox/echo")
+            await asyncio.sleep(0.2)
 
 
-async def _has(locator: object) -> bool:
-    return await locator.count() > 0  # type: ignore[attr-defined]
+async def _reload_until_shown(one: Newcomer, *wanted: Locator) -> None:
+    async with asyncio.timeout(10):
+        while not all([await each.count() for each in wanted]):
+            await asyncio.sleep(0.2)
+            await one.visitor.page.reload()
 
 
 def _usd(text: str) -> Decimal:

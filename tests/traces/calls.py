@@ -1,9 +1,7 @@
 """Records of calls as the gateway writes them, for tests of the write path."""
 
-import random
 import time
 from typing import Any
-from uuid import UUID
 
 from billing.usage import Usage
 from respan import ids
@@ -69,7 +67,3 @@ def finished(of: Accepted | None = None, **values: Any) -> Finished:
             **values,
         }
     )
-
-
-def some_id(seed: int) -> UUID:
-    return UUID(int=random.Random(seed).getrandbits(128))

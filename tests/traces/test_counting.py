@@ -47,7 +47,9 @@ def test_usage_of_the_provider_is_exact():
 
 
 def test_usage_is_counted_where_the_provider_was_silent():
-    record = finished(usage=None, counting=Counting(input_text="hello world", output_text="tiktoken is great!", images=2))
+    record = finished(
+        usage=None, counting=Counting(input_text="hello world", output_text="tiktoken is great!", images=2)
+    )
     assert counting.usage_of(record) == (Usage(input_tokens=2_002, output_tokens=6), "counted")
 
 
@@ -78,14 +80,22 @@ FULL = cost(USAGE, RATES)
         pytest.param({"paid_by": "credits"}, None, RATES, 0, id="nothing proves a delivery"),
         pytest.param({"paid_by": "credits", "status": "error"}, NO_OUTPUT, RATES, 0, id="failed before any output"),
         pytest.param({"paid_by": "credits", "status": "error"}, USAGE, RATES, FULL, id="failed after partial output"),
-        pytest.param({"paid_by": "credits", "status": "aborted", "finish_reason": None}, USAGE, RATES, FULL, id="aborted"),
+        pytest.param(
+            {"paid_by": "credits", "status": "aborted", "finish_reason": None}, USAGE, RATES, FULL, id="aborted"
+        ),
         pytest.param(
             {"paid_by": "credits", "status": "aborted", "finish_reason": None}, NO_OUTPUT, RATES, 0, id="aborted early"
         ),
         pytest.param({"paid_by": "credits", "finish_reason": None}, NO_OUTPUT, RATES, 0, id="zero completion"),
-        pytest.param({"paid_by": "credits", "finish_reason": "error"}, NO_OUTPUT, RATES, 0, id="zero completion, error"),
         pytest.param(
-            {"paid_by": "credits", "finish_reason": "length"}, NO_OUTPUT, RATES, cost(NO_OUTPUT, RATES), id="ended properly"
+            {"paid_by": "credits", "finish_reason": "error"}, NO_OUTPUT, RATES, 0, id="zero completion, error"
+        ),
+        pytest.param(
+            {"paid_by": "credits", "finish_reason": "length"},
+            NO_OUTPUT,
+            RATES,
+            cost(NO_OUTPUT, RATES),
+            id="ended properly",
         ),
     ],
 )

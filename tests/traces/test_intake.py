@@ -80,7 +80,10 @@ os.wait()
 print(intake.owner() == mine, flush=True)
 """
     run = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program, str(spool_dir.parent)], capture_output=True, text=True, check=True
+        [sys.executable, "-W", "ignore", "-c", program, str(spool_dir.parent)],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert run.stdout.split() == ["True", "True"]
 
@@ -121,7 +124,7 @@ def test_escaped_slashes_are_part_of_a_data_url():
 
 
 def test_data_url_inside_a_text_is_named_in_it():
-    text = f"look: ![x](data:image/png;base64,{PIXEL}) \"data:;base64,aGk=\" end"
+    text = f'look: ![x](data:image/png;base64,{PIXEL}) "data:;base64,aGk=" end'
     redacted, _ = intake.redact(json.dumps({"content": text}).encode())
     content = json.loads(redacted)["content"]
     assert f"![x]([image/png, 768 bytes, sha256 {DIGEST}])" in content

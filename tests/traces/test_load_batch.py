@@ -198,7 +198,10 @@ def test_cost_beyond_hold_and_balance_is_absorbed_and_told(organization, rates_i
 def test_usage_is_counted_where_the_provider_sent_none(funded, rates_id):
     (call,) = open_holds(funded, [100 * COST])
     record = finished(
-        call, usage=None, rates_id=rates_id, counting=Counting(input_text="hello world", output_text="tiktoken is great!")
+        call,
+        usage=None,
+        rates_id=rates_id,
+        counting=Counting(input_text="hello world", output_text="tiktoken is great!"),
     )
     loading.load(batch_of(record).id, now=now())
     span = span_of(call.id)
@@ -282,7 +285,9 @@ def test_task_takes_the_id_as_text_and_is_safe_to_repeat(organization):
 
 
 def messages_for(batch_id: uuid.UUID) -> int:
-    return query("SELECT count(*) FROM pgmq.q_respan WHERE message->'headers'->>'argsrepr' LIKE %s", f"%{batch_id}%")[0][0]
+    return query("SELECT count(*) FROM pgmq.q_respan WHERE message->'headers'->>'argsrepr' LIKE %s", f"%{batch_id}%")[
+        0
+    ][0]
 
 
 def test_late_batch_is_sent_again_once_in_a_while(organization):

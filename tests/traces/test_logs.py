@@ -30,7 +30,9 @@ def answered(**message) -> bytes:
         (asked({"role": "user", "content": "first"}, {"role": "user", "content": "  last \n word "}), "last word"),
         (asked({"role": "system", "content": "only a system"}), "only a system"),
         (
-            asked({"role": "user", "content": [{"type": "text", "text": "see"}, {"type": "image_url", "image_url": {}}]}),
+            asked(
+                {"role": "user", "content": [{"type": "text", "text": "see"}, {"type": "image_url", "image_url": {}}]}
+            ),
             "see [image_url]",
         ),
         (asked({"role": "user", "content": "x" * 300}), "x" * 200),
@@ -59,7 +61,10 @@ def test_request_shows_its_last_question(request_body, preview):
         (body({"error": "plain"}), "plain"),
         (body({"error": {"code": 3}}), ""),
         (b"<html>oops</html>", "<html>oops</html>"),
-        (b'{"choices":[{"message":{"content":"\\ud800 alone"}}]}', '{"choices":[{"message":{"content":"\\ud800 alone"}}]}'),
+        (
+            b'{"choices":[{"message":{"content":"\\ud800 alone"}}]}',
+            '{"choices":[{"message":{"content":"\\ud800 alone"}}]}',
+        ),
     ],
 )
 def test_answer_shows_its_beginning(response_body, preview):
@@ -68,11 +73,15 @@ def test_answer_shows_its_beginning(response_body, preview):
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=4)
-    | st.dictionaries(
-        st.sampled_from(["messages", "choices", "message", "role", "content", "error", "tool_calls", "function", "text"]),
-        inner,
-        max_size=4,
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(
+                ["messages", "choices", "message", "role", "content", "error", "tool_calls", "function", "text"]
+            ),
+            inner,
+            max_size=4,
+        )
     ),
     max_leaves=12,
 )

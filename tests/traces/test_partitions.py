@@ -10,7 +10,7 @@ from django.db import connection, transaction
 
 from tests.traces.calls import finished
 from traces.apps import _attach_partitions
-from traces.store import Row
+from traces.store.protocol import Row
 from traces.store.partitions import attach_partitions, drop_partitions
 from traces.store.postgres import Store
 

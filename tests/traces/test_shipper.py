@@ -22,7 +22,7 @@ from traces import folders, loading, shipper, spans, spool
 from traces.folders import Folder
 from traces.models import IngestBatch
 from traces.shipper import Courier, Shipper
-from traces.spool import SegmentName, Writer
+from traces.spool import Writer
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -71,7 +71,9 @@ def load(batch_ids) -> None:
 
 
 def statuses(organization) -> dict[str, int]:
-    return dict(query("SELECT status, count(*) FROM traces_span WHERE organization_id = %s GROUP BY 1", organization.pk))
+    return dict(
+        query("SELECT status, count(*) FROM traces_span WHERE organization_id = %s GROUP BY 1", organization.pk)
+    )
 
 
 def shipped_records(batch_ids) -> list[bytes]:
@@ -449,8 +451,16 @@ def crash_and_compare(tmp_path: Path, organization, *, seed: int, rounds: int) -
     """Kill a shipper at random lines between random writers' deaths; return how often it was killed."""
     root, acknowledged = tmp_path / "spool", tmp_path / "acknowledged"
     run = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", CRASHING]
-        + [str(root), str(acknowledged), str(organization.pk), str(seed), str(rounds)],
+        [
+            sys.executable,
+            "-W",
+            "ignore",
+            "-c",
+            CRASHING,
+            root,
+            acknowledged,
+            *map(str, (organization.pk, seed, rounds)),
+        ],
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
@@ -489,5 +499,3 @@ def test_shipper_killed_at_a_thousand_lines_loses_and_repeats_nothing(tmp_path, 
         shutil.rmtree(tmp_path / str(seed))
     print(f"{crashes} kills, 0 lost, 0 repeated")
     assert crashes >= 600
-
-

@@ -121,7 +121,9 @@ if os.fork() == 0:
     time.sleep(30)
 os.wait()
 """
-    child = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, start_new_session=True)
+    child = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, start_new_session=True
+    )
     try:
         assert child.stdout.readline() == b"ready\n"
         child.kill()

@@ -15,7 +15,7 @@ import zstandard
 from django.db import connection, transaction
 
 from traces import logs, spans
-from traces.store import Charge, Refused, Row
+from traces.store.protocol import Charge, Refused, Row
 from traces.store.partitions import attach_partitions, drop_partitions
 from traces.store.rollups import SPAN_COLUMNS, RollUps
 
