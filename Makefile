@@ -43,7 +43,7 @@ check: ## Judge the code: format, lint, types, import rules, deployment settings
 
 bench: ## Measure CPU and latency of the gateway beside a raw relay
 	$(call install,requirements-test)
-	@$(BIN)/python -m tests.benchmarks $(ARGS)
+	@$(BIN)/python -m tests.benchmarks.run $(ARGS)
 
 lock: ## Lock the requirements with hashes, for every platform
 	$(call install,requirements-dev)

@@ -1,7 +1,7 @@
 """Opens holds: the way of a call's credits from its coroutine to PostgreSQL and back, in batches.
 
 Responsible for one batcher in each event loop, with one batch in flight: a hold that comes alone is sent at once, what
-arrives meanwhile is the next batch. A verdict comes within a second or the ledger counts as unavailable. It never
+arrives meanwhile is the next batch. A database that does not answer within a second counts as unavailable. It never
 resolves a hold, not even one whose caller has gone: the `finished` record of that call does, and finds or prevents it
 (`billing_close_many`). Neighbours: `ledger.py` (the door; settlement), migration 0002 (`billing_hold_many`),
 `respan.pool`.
@@ -26,10 +26,14 @@ from respan.errors import Error
 logger = logging.getLogger(__name__)
 
 BATCH_SIZE = 64
-# How long a caller waits for a verdict, whatever happens.
+# A batch that is not answered within this is given up, with all who wait behind it. Who waits while batches are
+# answered is not given up, however long the queue.
 WAIT_LIMIT_S = 1.0
-# A batch without an answer for so long is left to itself, and the next one is sent.
-STUCK_AFTER_S = 0.9
+# A time-out that comes so late says that this process is behind, not the database; it counts again, up to the longest.
+LATE_S = 0.1
+LONGEST_WAIT_S = 5.0
+# A batch that fails (a lost connection, say) is sent again for so long.
+RETRY_FOR_S = 0.8
 # A wallet that somebody else keeps locked is asked for again after this pause.
 BUSY_PAUSE_S = 0.01
 RETRY_PAUSE_S = 0.02
@@ -97,8 +101,26 @@ class _Waiter:
     request: HoldRequest
     # The verdict and what was available; None where no verdict could be had.
     answer: "asyncio.Future[tuple[Verdict, int] | None]"
-    # It will be sent again after a pause: no end of a batch may answer it.
+    # It will be sent again after a pause: the end of its batch is not the end of it.
     is_parked: bool = False
+    # When its wallet was first found locked by somebody else.
+    busy_since: float | None = None
+
+    def give_up(self) -> None:
+        if not self.answer.done():
+            self.answer.set_result(None)
+
+
+@dataclass(eq=False, slots=True)
+class _Batch:
+    waiters: list[_Waiter]
+    sent_at: float
+    alarm: asyncio.TimerHandle | None = None
+
+    @property
+    def is_wanted(self) -> bool:
+        """Tell whether anybody still waits for it."""
+        return any(not waiter.answer.done() for waiter in self.waiters)
 
 
 async def hold(request: HoldRequest) -> None:
@@ -128,85 +150,102 @@ class Batcher:
     # Wallets that were locked by somebody else when last asked: they must not make others wait.
     busy: set[int] = field(default_factory=set)
     drainer: "asyncio.Task[None] | None" = None
-    sent_at: float = 0.0
     # Batches that were left to themselves; kept so that they are not collected halfway.
     stuck: "set[asyncio.Task[None]]" = field(default_factory=set)
 
     async def ask(self, request: HoldRequest) -> tuple[Verdict, int]:
-        """Return the verdict on one hold. Raises: LedgerUnavailable when none comes in time."""
+        """Return the verdict on one hold. Raises: LedgerUnavailable when none can be had."""
         waiter = _Waiter(request, asyncio.get_running_loop().create_future())
         self.waiting.append(waiter)
         self._wake()
-        try:
-            async with asyncio.timeout(WAIT_LIMIT_S):
-                answer = await waiter.answer
-        except TimeoutError:
-            self._leave_stuck_batch()
-            raise LedgerUnavailable from None
+        answer = await waiter.answer
         if answer is None:
             raise LedgerUnavailable
         return answer
 
     def _wake(self) -> None:
         if self.drainer is None and self.waiting:
-            self.sent_at = _now()
             self.drainer = asyncio.create_task(self._drain())
 
-    def _leave_stuck_batch(self) -> None:
-        """Let a batch that does not come back wait alone (the database may be hanging), and go on without it."""
-        if self.drainer is not None and _now() - self.sent_at > STUCK_AFTER_S:
-            self.stuck.add(self.drainer)
-            self.drainer.add_done_callback(self.stuck.discard)
-            self.drainer = None
-            self._wake()
-
     async def _drain(self) -> None:
-        """Send batches until nobody waits, or until this batch was given up and somebody else does."""
+        """Send batches until nobody waits, or until this one was given up."""
         me = asyncio.current_task()
-        while self.drainer is me:
-            batch = self._next_batch()
-            if not batch:
+        try:
+            while self.drainer is me and (waiters := self._next_waiters()):
+                await self._send_watched(_Batch(waiters, _now()))
+        finally:
+            if self.drainer is me:
                 self.drainer = None
-                return
-            self.sent_at = _now()
-            try:
-                await self._send(batch)
-            except Exception:
-                logger.exception("a batch of holds failed")
-            finally:
-                # Nobody is left without an answer, not even when the loop is shutting down.
-                for waiter in batch:
-                    if not waiter.answer.done() and not waiter.is_parked:
-                        waiter.answer.set_result(None)
 
-    def _next_batch(self) -> list[_Waiter]:
+    def _next_waiters(self) -> list[_Waiter]:
         """Take the next waiters, by wallet and in the order of their arrival; who has gone was never sent."""
-        batch: list[_Waiter] = []
-        while self.waiting and len(batch) < BATCH_SIZE:
+        some: list[_Waiter] = []
+        while self.waiting and len(some) < BATCH_SIZE:
             waiter = self.waiting.popleft()
             if not waiter.answer.done():
-                batch.append(waiter)
-        batch.sort(key=lambda waiter: waiter.request.organization_id)
-        return batch
+                some.append(waiter)
+        some.sort(key=lambda waiter: waiter.request.organization_id)
+        return some
 
-    async def _send(self, batch: list[_Waiter]) -> None:
+    async def _send_watched(self, batch: _Batch) -> None:
+        """Send a batch; nobody in it is left without an answer, not even when the database or the loop stops."""
+        self._watch(batch)
+        try:
+            await self._send(batch)
+        except Exception:
+            logger.exception("a batch of holds failed")
+        finally:
+            if batch.alarm is not None:
+                batch.alarm.cancel()
+            for waiter in batch.waiters:
+                if not waiter.is_parked:
+                    waiter.give_up()
+
+    def _watch(self, batch: _Batch) -> None:
+        loop = asyncio.get_running_loop()
+        due = loop.time() + WAIT_LIMIT_S
+        batch.alarm = loop.call_at(due, self._give_up, batch, self.drainer, due)
+
+    def _give_up(self, batch: _Batch, drainer: "asyncio.Task[None] | None", due: float) -> None:
+        """Leave a batch that does not come back to itself: the ledger is unavailable to it and to all who wait behind.
+
+        Should the database have taken it, the `finished` records of its calls release its holds.
+        """
+        now = _now()
+        if now - due > LATE_S and now - batch.sent_at < LONGEST_WAIT_S:
+            self._watch(batch)  # the answer may have come, and lie unread
+            return
+        logger.warning("the database did not answer a batch of holds within %.1f s", now - batch.sent_at)
+        if drainer is not None and drainer is self.drainer:
+            self.stuck.add(drainer)
+            drainer.add_done_callback(self.stuck.discard)
+            self.drainer = None
+        for waiter in (*batch.waiters, *self.waiting):
+            waiter.give_up()
+        self.waiting.clear()
+
+    async def _send(self, batch: _Batch) -> None:
         """Send a batch until it is answered; the database may lose the connection or keep a wallet locked."""
-        retry = False
-        patient = self.busy.isdisjoint(waiter.request.organization_id for waiter in batch)
-        while True:
+        requests = [waiter.request for waiter in batch.waiters]
+        patient = self.busy.isdisjoint(request.organization_id for request in requests)
+        retry, begun = False, batch.sent_at
+        while batch.is_wanted:
+            asked_at = _now()
             try:
-                verdicts, rooms = await _hold_many([waiter.request for waiter in batch], retry=retry, patient=patient)
+                verdicts, rooms = await _hold_many(requests, retry=retry, patient=patient)
             except (psycopg.OperationalError, psycopg.InterfaceError) as error:
                 if patient and isinstance(error, psycopg.errors.LockNotAvailable):
                     patient = False
                     continue
-                if _now() - self.sent_at + RETRY_PAUSE_S > STUCK_AFTER_S:
+                if _now() - asked_at > pool.ACQUIRE_TIMEOUT_S + LATE_S:
+                    begun = _now()  # the pool's time-out came late: it says nothing of the database
+                elif _now() - begun > RETRY_FOR_S:
                     logger.warning("holds refused, the database is unavailable: %s", type(error).__name__)
                     return
                 retry = True  # the answer may be lost, not the holds
                 await asyncio.sleep(RETRY_PAUSE_S)
             except psycopg.Error:
-                if len(batch) == 1:
+                if len(requests) == 1:
                     raise
                 # One row that cannot be sent must not refuse the others.
                 await self._send_one_by_one(batch)
@@ -215,25 +254,27 @@ class Batcher:
                 self._answer(batch, verdicts, rooms)
                 return
 
-    async def _send_one_by_one(self, batch: list[_Waiter]) -> None:
-        for waiter in batch:
+    async def _send_one_by_one(self, batch: _Batch) -> None:
+        for waiter in batch.waiters:
             try:
-                await self._send([waiter])
+                await self._send(_Batch([waiter], _now()))
             except psycopg.Error:
                 logger.exception("a hold cannot be sent")
 
-    def _answer(self, batch: list[_Waiter], verdicts: Sequence[int], rooms: Sequence[int]) -> None:
+    def _answer(self, batch: _Batch, verdicts: Sequence[int], rooms: Sequence[int]) -> None:
         again: list[_Waiter] = []
-        for waiter, verdict, room in zip(batch, verdicts, rooms, strict=True):
+        for waiter, verdict, room in zip(batch.waiters, verdicts, rooms, strict=True):
             wallet = waiter.request.organization_id
-            if verdict == Verdict.BUSY:
-                self.busy.add(wallet)
+            if verdict != Verdict.BUSY:
+                self.busy.discard(wallet)
+                if not waiter.answer.done():
+                    waiter.answer.set_result((Verdict(verdict), room))
+                continue
+            self.busy.add(wallet)
+            waiter.busy_since = waiter.busy_since or _now()
+            if _now() - waiter.busy_since < WAIT_LIMIT_S:
                 waiter.is_parked = True
                 again.append(waiter)
-                continue
-            self.busy.discard(wallet)
-            if not waiter.answer.done():
-                waiter.answer.set_result((Verdict(verdict), room))
         if again:
             asyncio.get_running_loop().call_later(BUSY_PAUSE_S, self._ask_again, again)
 

@@ -19,6 +19,7 @@ from billing.models import ModelRates
 from billing.usage import Rates
 from respan import pool
 from respan.errors import Error
+from respan.shared import Shared
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +97,7 @@ class _Cache:
 
 
 _cache = _Cache()
+_first: Shared[None, None] = Shared()
 
 
 async def current() -> PriceList:
@@ -105,7 +107,7 @@ async def current() -> PriceList:
     """
     if _cache.prices is None:
         try:
-            await _refresh()
+            await _first.get(None, _refresh)
         except psycopg.Error as error:
             raise PricesUnavailable(headers={"Retry-After": "1"}) from error
     elif time.monotonic() >= _cache.ask_again_at:

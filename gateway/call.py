@@ -46,11 +46,10 @@ MAX_ANSWER_BYTES = 64 * 1024 * 1024
 _TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
 # What a provider may learn of the client's request headers, and with an own key only.
 _OWN_KEY_REQUEST_HEADERS = (
-    ("HTTP_OPENAI_ORGANIZATION", b"openai-organization"),
-    ("HTTP_OPENAI_PROJECT", b"openai-project"),
-    ("HTTP_OPENAI_BETA", b"openai-beta"),
+    ("HTTP_OPENAI_ORGANIZATION", "openai-organization"),
+    ("HTTP_OPENAI_PROJECT", "openai-project"),
+    ("HTTP_OPENAI_BETA", "openai-beta"),
 )
-_REQUEST_HEADERS = ((b"content-type", b"application/json"), (b"user-agent", b"respan/0.1"))
 
 
 @lru_cache(maxsize=1)
@@ -266,20 +265,23 @@ class Call:
     def _request(self, asked: openai_chat.Request, target: Target[Stored, Priced], provider: Provider) -> httpx.Request:
         key = target.key
         secret = key.secret().reveal() if key else ""
-        headers = [*_REQUEST_HEADERS, (b"accept", b"text/event-stream" if asked.stream else b"application/json")]
+        headers = {
+            "content-type": "application/json",
+            "user-agent": "respan/0.1",
+            "accept": "text/event-stream" if asked.stream else "application/json",
+        }
         if secret:
-            headers.append((b"authorization", b"Bearer " + secret.encode()))
+            headers["authorization"] = f"Bearer {secret}"
         if target.paid_by == "own_key":
             for name, header in _OWN_KEY_REQUEST_HEADERS:
                 if name in self.meta:
-                    headers.append((header, self.meta[name].encode("latin-1", "ignore")))
+                    headers[header] = self.meta[name]
         base = key.effective_base_url() if key else provider.base_url
-        return httpx.Request(
-            "POST",
+        return upstream.post(
             _url(base),
             headers=headers,
-            content=self._upstream_body(asked, target, provider),
-            extensions={"timeout": _TIMEOUTS},
+            body=self._upstream_body(asked, target, provider),
+            limits=_STREAM_LIMITS if asked.stream else _WHOLE_LIMITS,
         )
 
     def _upstream_body(self, asked: openai_chat.Request, target: Target[Stored, Priced], provider: Provider) -> bytes:
@@ -294,7 +296,8 @@ class Call:
         self.dropped = tuple(sorted(left_out))
         set_members: dict[str, bytes] = {}
         limit = self.max_output or asked.max_output
-        if limit is not None and (self.max_output or model.max_tokens_field not in asked.members):
+        if limit is not None and (target.paid_by == "credits" or model.max_tokens_field not in asked.members):
+            # The limit that was held is the only one that is sent, under the name this provider reads.
             drop = drop | (asked.members.keys() & {"max_tokens", "max_completion_tokens"})
             set_members[model.max_tokens_field] = str(limit).encode()
         if asked.stream and provider.usage_in_stream and not asked.include_usage:
@@ -314,7 +317,10 @@ class Call:
         body = await upstream.read(response, MAX_ANSWER_BYTES)
         answer = openai_chat.read_json(body)
         headers = self._headers(response)
-        self.close(status="error" if answer.error else "ok", answer=answer, response_body=body)
+        if answer.error is not None:  # some providers send their errors with a status of success
+            shown = body if openai_chat.is_error_body(body) else None
+            raise CallFailed(502, answer.error, body=shown, headers=headers)
+        self.close(status="ok", answer=answer, response_body=body)
         return HttpResponse(body, status=response.status_code, content_type=content_type(response), headers=headers)
 
     def _headers(self, response: httpx.Response) -> dict[str, str]:
@@ -435,12 +441,14 @@ class Call:
 
 
 _DEMO_POLICY = outbound.Policy(loopback=True)
-_TIMEOUTS = {
+_STREAM_LIMITS = {
     "connect": settings.RESPAN_CONNECT_TIMEOUT_S,
     "first_byte": settings.RESPAN_FIRST_BYTE_TIMEOUT_S,
     "read": settings.RESPAN_GAP_TIMEOUT_S,
     "total": settings.RESPAN_TOTAL_TIMEOUT_S,
 }
+# A whole answer's head comes when all of it is written.
+_WHOLE_LIMITS = {**_STREAM_LIMITS, "first_byte": settings.RESPAN_ANSWER_TIMEOUT_S}
 
 
 def _unlisted(name: str, own: tuple[Stored, ...]) -> list[Model]:

@@ -37,6 +37,7 @@ from gateway.models import Credential
 from gateway.providers import Provider, catalog
 from respan import ids, outbound, pool
 from respan.errors import Error
+from respan.shared import Shared
 
 log = structlog.get_logger(__name__)
 
@@ -257,6 +258,7 @@ class _Cached:
 
 
 _cache: dict[int | None, _Cached] = {}
+_fetches: Shared[tuple[int | None, int], tuple[Stored, ...]] = Shared()
 # Counts local changes: an answer that was under way during one is not kept.
 _changes = 0
 
@@ -285,7 +287,7 @@ async def _read(organization_id: int | None, now: float) -> tuple[Stored, ...]:
         return cached.stored
     seen = _changes
     try:
-        stored = await _fetch(organization_id)
+        stored = await _fetches.get((organization_id, seen), lambda: _fetch(organization_id))
     except psycopg.Error as error:
         log.warning("credentials_not_read", error=type(error).__name__)
         return _remembered(organization_id, cached, now)

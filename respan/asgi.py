@@ -28,6 +28,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "respan.settings")
 django_application = get_asgi_application()
 
 import respan.celery  # noqa: E402, F401  (publishing goes to our broker)
+from accounts import keys  # noqa: E402
 from respan import outbound, pool  # noqa: E402
 from respan.errors import Error  # noqa: E402
 
@@ -161,6 +162,7 @@ class Lean:
         await receive()
         while self.pending:
             await asyncio.wait(self.pending, timeout=30)
+        await keys.flush_last_used()
         await outbound.close()
         await pool.close()
         await send({"type": "lifespan.shutdown.complete"})
@@ -218,7 +220,7 @@ class Exchange:
         try:
             set_script_prefix("/")
             request = ASGIRequest(self.scope, io.BytesIO(body))
-            request._body = body  # type: ignore[attr-defined]
+            request._body = body
             request.resolver_match = self.match
             response: HttpResponseBase = await self.match.func(request, *self.match.args, **self.match.kwargs)
             return response

@@ -207,7 +207,7 @@ def _socket_factory(policy: Policy) -> Callable[[Any], socket.socket]:
         address = ipaddress.ip_address(target[0])
         dial = _dial.get()
         if not (dial.named or _is_public(address) or _permits(policy, address, target[1])):
-            dial.refused = str(address)
+            dial.refused = True
             raise OSError(f"{address} is not a public address")
         made = socket.socket(family, kind, protocol)
         made.setblocking(False)
@@ -235,7 +235,7 @@ class _Dial:
         self.fresh = False  # insist on a new connection
         self.reused = False
         self.expired = False
-        self.refused: str | None = None
+        self.refused = False
         self.transport: asyncio.Transport | None = None
         self.head: aiohttp.ClientResponse | None = None
 
@@ -473,7 +473,8 @@ def _meaning(error: Exception, dial: _Dial, request: httpx.Request | None) -> ht
     """Return the httpx exception that says what happened before the head of an answer was there."""
     text = str(error) or type(error).__name__
     if dial.refused:
-        return AddressRefused(f"The host resolves to {dial.refused}, which is not a public address.", request=request)
+        # Not which address: it would tell a tenant what names mean inside the operator's network.
+        return AddressRefused("The host does not resolve to a public address.", request=request)
     if dial.expired:
         return httpx.ReadTimeout("The answer took too long.", request=request)
     if isinstance(error, aiohttp.ConnectionTimeoutError):

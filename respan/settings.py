@@ -125,10 +125,7 @@ CELERY_BROKER_URL = env.str("CELERY_BROKER_URL", default="") or _pgmq_url()
 
 # --- People ---------------------------------------------------------------------------------------------------------
 AUTH_USER_MODEL = "accounts.User"
-AUTHENTICATION_BACKENDS = [
-    "django.contrib.auth.backends.ModelBackend",
-    "allauth.account.auth_backends.AuthenticationBackend",
-]
+AUTHENTICATION_BACKENDS = ["allauth.account.auth_backends.AuthenticationBackend"]  # a ModelBackend that knows e-mails
 PASSWORD_HASHERS = [
     "django.contrib.auth.hashers.Argon2PasswordHasher",
     "django.contrib.auth.hashers.PBKDF2PasswordHasher",
@@ -138,6 +135,7 @@ AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 10}},
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
 ]
+PASSWORD_RESET_TIMEOUT = 24 * 3600
 LOGIN_URL = "account_login"
 LOGIN_REDIRECT_URL = "/platform/"
 EMAIL_URL = env.str("EMAIL_URL", default="")
@@ -206,6 +204,8 @@ RESPAN_BODY_TIMEOUT_S = env.float("RESPAN_BODY_TIMEOUT_S", default=30.0)
 RESPAN_WRITE_STALL_TIMEOUT_S = env.float("RESPAN_WRITE_STALL_TIMEOUT_S", default=60.0)
 RESPAN_CONNECT_TIMEOUT_S = env.float("RESPAN_CONNECT_TIMEOUT_S", default=5.0)
 RESPAN_FIRST_BYTE_TIMEOUT_S = env.float("RESPAN_FIRST_BYTE_TIMEOUT_S", default=60.0)
+# A whole (not streamed) answer begins when all of it is written.
+RESPAN_ANSWER_TIMEOUT_S = env.float("RESPAN_ANSWER_TIMEOUT_S", default=300.0)
 RESPAN_GAP_TIMEOUT_S = env.float("RESPAN_GAP_TIMEOUT_S", default=90.0)
 RESPAN_TOTAL_TIMEOUT_S = env.float("RESPAN_TOTAL_TIMEOUT_S", default=590.0)
 # host:port pairs of private addresses that provider keys may point at, for example `10.0.0.5:8000`.

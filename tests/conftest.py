@@ -10,6 +10,7 @@ import atexit
 import inspect
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import uuid
@@ -31,6 +32,9 @@ WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
 def _start_postgres(folder: Path) -> str:
     from respan import embedded
 
+    signal.signal(
+        signal.SIGTERM, lambda number, frame: sys.exit(128 + number)
+    )  # so that the server is stopped then too
     cluster = embedded.use(folder)
     atexit.register(shutil.rmtree, cluster.home, ignore_errors=True)
     atexit.register(cluster.release)  # the last registered runs first
@@ -75,13 +79,15 @@ _prepare_environment()
 import django  # noqa: E402
 
 django.setup()
-
 import psycopg  # noqa: E402
 from django.core.management import call_command, get_commands  # noqa: E402
 from django.db import connections  # noqa: E402
 from django.test import TransactionTestCase  # noqa: E402
 
 import respan.celery  # noqa: E402, F401  (a task published by a test goes to our broker)
+
+# xdist's workers inherit the environment: with this in it pytest-django would read the settings before their conftest.
+del os.environ["DJANGO_SETTINGS_MODULE"]
 
 # Django would flush every table after a transactional test; append-only tables refuse TRUNCATE, and nothing needs it.
 TransactionTestCase._fixture_teardown = lambda self: None  # type: ignore[method-assign]
@@ -220,7 +226,7 @@ def server(django_db_setup: None, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 @pytest.fixture
-def installation(tmp_path: Path) -> Iterator[Callable[..., Any]]:
+def installation(django_db_setup: None, tmp_path: Path) -> Iterator[Callable[..., Any]]:
     """Start whole installations with `manage.py up`: `installation(env={...}) -> servers.Installation`."""
     from tests.servers import Installation
 

@@ -149,7 +149,7 @@ class Stack:
 def stack(django_db_setup: None, django_db_blocker: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("stack")
     provider = Provider().start()
-    env = environment(folder, provider) | {"RESPAN_FIRST_BYTE_TIMEOUT_S": "3"}
+    env = environment(folder, provider) | {"RESPAN_FIRST_BYTE_TIMEOUT_S": "3", "RESPAN_ANSWER_TIMEOUT_S": "3"}
     with django_db_blocker.unblock():
         _publish_prices(folder)
     with Server(data_dir=folder / "server", shipper=True, worker=True, env=env) as server:

@@ -22,8 +22,8 @@ from billing.usage import Rates
 from traces import counting, spans
 from traces.models import DeadLetter, IngestBatch
 from traces.spans import Finished
-from traces.store.protocol import Charge, Row, TraceStore
 from traces.store.postgres import Store
+from traces.store.protocol import Charge, Row, TraceStore
 
 logger = logging.getLogger(__name__)
 

@@ -187,7 +187,8 @@ class Writer:
     def _open_folder(self, spool: Path) -> int:
         """Make the folder with its lock taken, then let it appear: the shipper never sees it without its owner."""
         hidden = spool / f"{self.owner}.new"
-        hidden.mkdir(mode=0o700, parents=True)
+        spool.mkdir(mode=0o700, parents=True, exist_ok=True)
+        hidden.mkdir(mode=0o700)
         descriptor = os.open(hidden / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)

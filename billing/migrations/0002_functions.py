@@ -188,9 +188,10 @@ BEGIN
         FROM unnest(ids, wallets, costs) t(id, wallet, cost)
         WHERE t.id = ANY(unseen) AND EXISTS (SELECT FROM billing_wallet WHERE organization_id = t.wallet)
         ON CONFLICT (id) DO NOTHING;
-        -- Some may have been written between the first statement and the lock of their wallet. Whoever resolves one of
-        -- those at this very moment waits for the wallet: rather fail, and be repeated, than wait for each other.
-        PERFORM FROM billing_hold WHERE id = ANY(unseen) ORDER BY id FOR NO KEY UPDATE NOWAIT;
+        -- Some may have been written between the first statement and the lock of their wallet. One of those that is
+        -- locked is being resolved by somebody who waits for the wallet: it is left to him.
+        SELECT seen || coalesce(array_agg(id), '{}') INTO seen
+        FROM (SELECT id FROM billing_hold WHERE id = ANY(unseen) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED) locked;
     END IF;
     IF EXISTS (
         SELECT FROM unnest(ids, wallets) t(id, wallet) JOIN billing_hold h ON h.id = t.id WHERE h.wallet_id <> t.wallet
@@ -201,7 +202,7 @@ BEGIN
     WITH due AS (
         SELECT h.id, h.wallet_id, t.cost, t.rates, t.reason, CASE h.state WHEN 'open' THEN h.amount ELSE 0 END AS amount
         FROM unnest(ids, costs, rates, reasons) t(id, cost, rates, reason) JOIN billing_hold h ON h.id = t.id
-        WHERE h.state = 'open' OR (h.state = 'expired' AND t.cost > 0)
+        WHERE h.id = ANY(seen) AND (h.state = 'open' OR (h.state = 'expired' AND t.cost > 0))
     ), summed AS (
         -- What is cheaper than its hold leaves room for what is dearer, so it goes first.
         SELECT due.*, w.posted, greatest(cost - amount, 0) AS excess,

@@ -20,7 +20,7 @@ from gateway.dialects.openai_answer import Choices, Meter, error_in, lenient, st
 from gateway.framing import SSE, Event, FramingError
 
 MAX_DEPTH = 64
-MAX_BRACKETS = 1_000_000
+MAX_BRACKETS = 250_000
 MAX_MESSAGES = 10_000
 MAX_CHOICES = 128
 MAX_MODEL_LENGTH = 256
@@ -38,7 +38,7 @@ _encode = msgspec.json.Encoder().encode
 _GAP = re.compile(rb"[ \t\r\n]*")
 
 _AS_BRACKETS = bytes.maketrans(b"{}", b"[]")
-_NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
+_NO_MARKS = bytes(byte for byte in range(256) if byte not in b'[]{}"')
 # Raw JSON of these goes into the prompt beside the messages.
 _PROMPT_MEMBERS = ("tools", "functions", "response_format", "prediction")
 # The template around a message, and images: both are bounded by the piece, not by their bytes.
@@ -98,7 +98,7 @@ def read(body: bytes) -> Request:
         include_usage=bool(_include_usage(options)),
         input_bytes=measure.bytes() + sum(len(bytes(members[name])) for name in _PROMPT_MEMBERS if name in members),
         images=measure.images,
-        has_tools=bool(_member(members, "tools", list, "a list")),
+        has_tools=_has_tools(members),
     )
 
 
@@ -151,25 +151,43 @@ def _top_level(body: bytes) -> _Members:
     except msgspec.DecodeError as error:
         raise InvalidBody(f"The body is not valid JSON: {error}.") from error
     except RecursionError as error:
-        raise InvalidBody(f"The body is nested deeper than {MAX_DEPTH} levels.") from error
-    _check_depth(body)
+        raise _too_deep() from error
+    _check_shape(members)
     return members
 
 
-def _check_depth(body: bytes) -> None:
-    """Refuse nesting that would trouble whoever decodes the body later. Only passes that run in C; no objects made."""
-    if body.count(b"{") + body.count(b"[") <= MAX_DEPTH:
+def _check_shape(members: _Members) -> None:
+    """Refuse what would trouble whoever decodes it: nesting (that of messages is seen when they are measured), and
+    objects and lists without number.
+    """
+    raws = {name: bytes(raw) for name, raw in members.items()}
+    messages = raws.pop("messages", b"")
+    if messages.count(b"{") + messages.count(b"[") > MAX_BRACKETS // 2:
+        _brackets(messages)  # many of them may stand in texts
+    rest = b",".join(raws.values())
+    if rest.count(b"{") + rest.count(b"[") < MAX_DEPTH:
         return
-    text = body.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in body else body
-    brackets = b"".join(text.split(b'"')[::2]).translate(_AS_BRACKETS, _NO_BRACKETS)
-    if len(brackets) > MAX_BRACKETS:
-        raise InvalidBody("The body has too many objects and lists.")
-    for _ in range(MAX_DEPTH):
+    brackets = _brackets(rest)
+    for _ in range(MAX_DEPTH - 1):
         if not brackets:
             return
         brackets = brackets.replace(b"[]", b"")  # takes off the innermost level
     if brackets:
-        raise InvalidBody(f"The body is nested deeper than {MAX_DEPTH} levels.")
+        raise _too_deep()
+
+
+def _brackets(raw: bytes) -> bytes:
+    """Return the brackets of JSON without those in its strings. Only passes that run in C; no objects made."""
+    text = raw.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in raw else raw
+    marks = text.translate(_AS_BRACKETS, _NO_MARKS).replace(b'""', b"")  # pairs of quotes change no other's parity
+    brackets = b"".join(marks.split(b'"')[::2])
+    if len(brackets) > MAX_BRACKETS:
+        raise InvalidBody("The body has too many objects and lists.")
+    return brackets
+
+
+def _too_deep() -> InvalidBody:
+    return InvalidBody(f"The body is nested deeper than {MAX_DEPTH} levels.")
 
 
 def _is_unambiguous(request: Request) -> bool:
@@ -231,6 +249,16 @@ def _count(members: _Members, name: str, most: int) -> int | None:
     return value
 
 
+def _has_tools(members: _Members) -> bool:
+    """Tell whether there are tools, without decoding them: they can be most of a body."""
+    raw = bytes(members.get("tools", b"null"))
+    if raw == b"null":
+        return False
+    if not raw.startswith(b"["):
+        raise InvalidBody("tools must be a list.", "tools")
+    return raw[1:-1].strip() != b""
+
+
 def _include_usage(options: dict[str, Any] | None) -> bool | None:
     asked = options.get("include_usage") if options else None
     if asked is not None and type(asked) is not bool:
@@ -239,7 +267,7 @@ def _include_usage(options: dict[str, Any] | None) -> bool | None:
 
 
 class _Measure:
-    """Gathers the strings of messages and counts their images. The depth was checked before."""
+    """Gathers the strings of messages and counts their images."""
 
     __slots__ = ("images", "skip", "strings")
 
@@ -248,17 +276,26 @@ class _Measure:
         self.strings: list[str] = []
         self.images = 0
 
-    def take(self, value: Any) -> None:
+    def take(self, value: Any, depth: int = 1) -> None:
+        """Gather from a value at a depth. Raises: InvalidBody when it goes too deep."""
         if type(value) is str:
             self.strings.append(value)
         elif type(value) is list:
+            self._check(depth)
             for item in value:
-                self.take(item)
+                self.take(item, depth + 1)
         elif type(value) is dict:
+            self._check(depth)
             self.images += "image_url" in value
             for name, item in value.items():
                 if name not in self.skip:
-                    self.take(item)
+                    self.take(item, depth + 1)
+                elif type(item) is not str:
+                    _Measure(()).take(item, depth + 1)  # only how deep it goes
+
+    def _check(self, depth: int) -> None:
+        if depth >= MAX_DEPTH:
+            raise _too_deep()
 
     def bytes(self) -> int:
         return sum(len(text) if text.isascii() else len(text.encode()) for text in self.strings)

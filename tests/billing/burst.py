@@ -1,6 +1,7 @@
 """A web process of a test: `python -m tests.billing.burst <wallet> <n> <amount>` opens n holds at once when told to."""
 
 import asyncio
+import os
 import sys
 import uuid
 from collections import Counter
@@ -8,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import django
 
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "respan.settings")
 django.setup()
 
 from billing import ledger  # noqa: E402

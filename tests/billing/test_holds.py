@@ -90,8 +90,13 @@ def test_the_same_hold_asked_for_twice_is_held_once() -> None:
 
 
 def test_a_thousand_concurrent_holds_admit_exactly_what_fits() -> None:
-    organization = funded(705)
-    verdicts = run(outcomes(*(request(organization, 7) for _ in range(1_000))))
+    organization, other = funded(705), funded(1)
+
+    async def burst() -> list[str]:
+        await ledger.hold(request(other, 1))  # as in a process that serves already
+        return await outcomes(*(request(organization, 7) for _ in range(1_000)))
+
+    verdicts = run(burst())
     assert verdicts.count("held") == 100
     assert verdicts.count("insufficient_credits") == 900
     assert ledger.balance(organization.pk).held == 700

@@ -130,23 +130,31 @@ def nested(depth, opening=b"[", closing=b"]"):
 @pytest.mark.parametrize("depth", [64, 200, 1_000, 100_000, 1_000_000])
 def test_hostile_nesting_is_refused(depth):
     assert "nested" in str(refusal(nested(depth)))
-    assert "nested" in str(refusal(nested(depth, b'{"a":[', b"]}")))
+    assert "nested" in str(refusal(nested(max(depth // 2, 33), b'{"a":[', b"]}")))
     deep = b"[" * depth + b"]" * depth
     assert "nested" in str(refusal(b'{"model":"m","messages":[{"role":"user","content":' + deep + b"}]}"))
+    for name in (b"role", b"image_url", b"type", b"x"):
+        hidden = b'{"role":"user","' + name + b'":[' + deep + b"]}"
+        refusal(b'{"model":"m","messages":[' + hidden + b"]}")
     refusal(b'{"model":' + b"[" * depth)
 
 
 def test_brackets_inside_strings_are_no_nesting():
     text = '[{"\\' * 500 + '"' * 7 + "\\" * 9
-    asked = read(body(messages=[{"role": "user", "content": text}]))
+    messages = [{"role": "user", "content": text}, {"role": "user", "content": "]}" * 99, "[[": '"{"', "\\": '"'}]
+    asked = read(body(messages=messages * 3, extra=["[", "[[", '"', "]", '\\"[']))
 
-    assert asked.messages[0]["content"] == text
-    read(nested(60))
+    assert asked.messages == messages * 3
+    read(nested(63))
+    for around in ('"]]]]', "]" * 80, '\\"' + "]" * 80):
+        refusal(nested(70, b"[" + json.dumps(around).encode() + b","))
 
 
 def test_wide_bodies_are_read_quickly_or_refused():
     read(body(messages=[{"role": "user", "content": [{"type": "text", "text": "x"}] * 20_000}]))
-    assert "too many" in str(refusal(body(extra=[[]] * 600_000)))
+    read(body(messages=[{"role": "user", "content": "{[" * 1_000_000}]))
+    assert "too many" in str(refusal(body(extra=[[]] * 130_000)))
+    assert "too many" in str(refusal(body(messages=[{"role": "user", "content": [[]] * 130_000}])))
 
 
 def test_input_bytes_are_the_utf8_bytes_of_all_texts_and_tools_without_images():

@@ -11,16 +11,17 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode, urlsplit, urlunsplit
 
 import psycopg
 import pytest
 
-from respan import embedded
+from tests.conftest import on_server
 from tests.servers import REPOSITORY, Installation, is_alive, status, wait_until
 
 # One worker runs them all: they share an installation.
 pytestmark = pytest.mark.xdist_group("up")
+SECRETS = {name: os.environ[name] for name in ("SECRET_KEY", "RESPAN_KEY_PEPPER", "RESPAN_KEYS")}
 ALL = {"up", "web", "shipper", "worker", "beat", "database"}
 
 
@@ -175,7 +176,12 @@ def _descendants(pid: int) -> set[int]:
 def public(installation: Callable[..., Installation]) -> Installation:
     """An installation that others can reach, under a name of its own."""
     env = {"HOST": "0.0.0.0", "RESPAN_ALLOW_HTTP": "true", "ALLOWED_HOSTS": "127.0.0.1"}
-    return installation(env=env | {"RESPAN_BASE_URL": "http://respan.example.com"})
+    server = urlsplit(os.environ["DATABASE_URL"])
+    name = f"{server.path.strip('/')}_public"
+    on_server(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+    on_server(f'CREATE DATABASE "{name}"')
+    env |= {"RESPAN_BASE_URL": "http://respan.example.com", **SECRETS}
+    return installation(env=env, database_url=urlunsplit(server._replace(path=f"/{name}")))
 
 
 def test_outside_loopback_the_first_operator_gets_a_link_and_there_is_no_demo(public: Installation) -> None:
@@ -229,8 +235,19 @@ class _Browser:
 
 def test_unsafe_configuration_does_not_start(installation: Callable[..., Installation], tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="RESPAN_BASE_URL is plain http on a public name"):
-        installation(env={"HOST": "0.0.0.0", "RESPAN_BASE_URL": "http://respan.example.com"})
-    assert not (embedded.home_of(tmp_path / "installation0") / "first-run.json").exists()
+        installation(
+            env={"HOST": "0.0.0.0", "RESPAN_BASE_URL": "http://respan.example.com", **SECRETS},
+            database_url=os.environ["DATABASE_URL"],
+        )
+    assert not (tmp_path / "installation0" / "first-run.json").exists()
+
+
+def test_missing_secrets_are_not_made_up_for_a_database_that_others_share(
+    installation: Callable[..., Installation], tmp_path: Path
+) -> None:
+    with pytest.raises(AssertionError, match="SECRET_KEY is missing"):
+        installation(env={"HOST": "0.0.0.0"}, database_url=os.environ["DATABASE_URL"])
+    assert not (tmp_path / "installation0" / ".env").exists()
 
 
 def test_two_web_processes_serve_one_port(installation: Callable[..., Installation]) -> None:

@@ -81,6 +81,7 @@ print(intake.owner() == mine, flush=True)
 """
     run = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", program, str(spool_dir.parent)],
+        env={**os.environ, "DJANGO_SETTINGS_MODULE": "respan.settings"},
         capture_output=True,
         text=True,
         check=True,

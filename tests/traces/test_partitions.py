@@ -10,9 +10,9 @@ from django.db import connection, transaction
 
 from tests.traces.calls import finished
 from traces.apps import _attach_partitions
-from traces.store.protocol import Row
 from traces.store.partitions import attach_partitions, drop_partitions
 from traces.store.postgres import Store
+from traces.store.protocol import Row
 
 pytestmark = pytest.mark.django_db
 

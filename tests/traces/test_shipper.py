@@ -462,6 +462,7 @@ def crash_and_compare(tmp_path: Path, organization, *, seed: int, rounds: int) -
             *map(str, (organization.pk, seed, rounds)),
         ],
         cwd=Path(__file__).parents[2],
+        env={**os.environ, "DJANGO_SETTINGS_MODULE": "respan.settings"},
         capture_output=True,
         text=True,
         check=False,

@@ -10,8 +10,8 @@ from django.db import connection, transaction
 from billing.usage import Usage
 from tests.traces.calls import finished, now_us
 from traces import spans
-from traces.store.protocol import Charge, Row
 from traces.store.postgres import Store, moment
+from traces.store.protocol import Charge, Row
 
 pytestmark = pytest.mark.django_db
 

@@ -15,8 +15,8 @@ import zstandard
 from django.db import connection, transaction
 
 from traces import logs, spans
-from traces.store.protocol import Charge, Refused, Row
 from traces.store.partitions import attach_partitions, drop_partitions
+from traces.store.protocol import Charge, Refused, Row
 from traces.store.rollups import SPAN_COLUMNS, RollUps
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -1,0 +1,487 @@
+"""Two organizations: nothing of one is reachable from the other, by any route.
+
+Every route of the root URLconf stands in `ROUTES` with how it is exercised: with ids of organization A, by an owner of
+organization B, by an anonymous visitor and by a member of A. A route that is not declared fails, and so does a
+declaration that is no route. Whatever B and the anonymous get never holds a name, address, id, key or word of A, and
+changes nothing of A. Pages are asked through Django's test client, API routes at the running product.
+"""
+
+import json
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from django.test import Client, override_settings
+from django.urls import URLResolver, get_resolver
+
+from tests.servers import wait_until
+from tests.stack import Answer, Stack, call
+
+PASSWORD = "correct horse battery"
+# Of the clients of this file: other tests' limits are not ours.
+ADDRESS = "203.0.113.77"
+SIGN_IN = "/accounts/login/"
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A request, and the status each visitor gets; `{names}` in path and data are facts of organization A.
+
+    None: the visitor does not make it. `session` stands for pages (owner of B, nobody, member of A), `key` for API
+    routes (a key of B, none, a key of A).
+    """
+
+    method: str
+    path: str
+    data: dict[str, Any] | None
+    outsider: int
+    anonymous: int
+    member: int | None
+    by: str = "session"
+
+
+def get(path: str, *, outsider: int, anonymous: int = 302, member: int | None) -> Ask:
+    return Ask("GET", path, None, outsider, anonymous, member)
+
+
+def post(path: str, *, outsider: int, anonymous: int = 302, member: int | None, **data: Any) -> Ask:
+    return Ask("POST", path, data, outsider, anonymous, member)
+
+
+def api(path: str, *, outsider: int, anonymous: int = 401, member: int = 200, **data: Any) -> Ask:
+    return Ask("POST" if data else "GET", path, data or None, outsider, anonymous, member, by="key")
+
+
+HELLO = [{"role": "user", "content": "Hello"}]
+CHAT = "api/chat/completions"
+LIST = "/api/request-logs/list/"
+FROM = "start_time=2020-01-01T00:00:00Z"
+
+# How each route is exercised. The first part of a path up to an id is the route's own.
+ROUTES: dict[str, list[Ask]] = {
+    "": [get("/", outsider=302, member=302)],
+    "healthz": [get("/healthz", outsider=200, anonymous=200, member=200)],
+    "readyz": [get("/readyz", outsider=200, anonymous=200, member=200)],
+    "setup/<str:token>/": [get("/setup/{key}/", outsider=403, anonymous=403, member=403)],
+    # The gateway
+    "^(?:api/)?(?:v1/)?chat/completions/?$": [
+        api("/api/chat/completions", outsider=404, model="{name}/fake:chunks=1", messages=HELLO),
+        api("/api/chat/completions", outsider=404, member=404, model="{nearly}/fake", messages=HELLO),
+        api("/v1/chat/completions/", outsider=404, model="{name}/fake:chunks=1", messages=HELLO, stream=True),
+    ],
+    "^(?:api/)?(?:v1/)?models/?$": [api("/api/models", outsider=200), api("/v1/models/", outsider=200)],
+    "^(?:api/)?(?:v1/)?models/public/?$": [api("/api/models/public/", outsider=200, anonymous=200)],
+    # Pages of accounts
+    "platform/": [get("/platform/", outsider=200, member=200)],
+    "login/": [get("/login/?next={key}", outsider=302, member=302)],
+    "signup/": [get("/signup/", outsider=302, member=302)],
+    "platform/account/": [get("/platform/account/", outsider=200, member=200)],
+    "platform/organizations/": [post("/platform/organizations/", outsider=403, member=403, name="Another")],
+    "platform/organizations/switch/": [
+        post("/platform/organizations/switch/", outsider=404, member=302, organization="{organization}")
+    ],
+    "platform/api/api-keys/": [
+        get("/platform/api/api-keys/?page=2", outsider=200, member=200),
+        post("/platform/api/api-keys/", outsider=400, member=400, name="", request_id="{request_id}"),
+    ],
+    "platform/api/api-keys/<slug:public_id>/revoke/": [
+        get("/platform/api/api-keys/{key}/revoke/", outsider=404, member=403),
+        post("/platform/api/api-keys/{key}/revoke/", outsider=404, member=403),
+    ],
+    # Pages of billing
+    "platform/api/credits/": [get("/platform/api/credits/?before={entry}", outsider=200, member=200)],
+    "platform/api/credits/redeem/": [post("/platform/api/credits/redeem/", outsider=404, member=403, code="{code}")],
+    # Logs
+    "platform/logs/": [
+        get("/platform/logs/?range=30d", outsider=200, member=200),
+        get("/platform/logs/?key={key}", outsider=400, member=200),
+        get("/platform/logs/?cursor={cursor}&range=30d", outsider=200, member=200),
+        get("/platform/logs/?customer={customer}", outsider=200, member=200),
+    ],
+    "platform/logs/<str:log_id>/": [get("/platform/logs/{log}/", outsider=404, member=200)],
+    "^api/request-logs/list/?$": [
+        api(f"{LIST}?{FROM}&all_envs=true", outsider=200),
+        api(f"{LIST}?{FROM}&cursor={{cursor}}", outsider=200),
+        api(f"{LIST}?{FROM}&unique_id={{log}}", outsider=200),
+        api(f"{LIST}?{FROM}", outsider=200, filters={"customer_identifier": {"value": ["{customer}"]}}),
+        api(f"{LIST}?{FROM}", outsider=400, filters={"organization_key_id": {"value": ["{key}"]}}),
+    ],
+    "^api/request-logs/(?P<log_id>[^/]+)/?$": [
+        api("/api/request-logs/{log}/", outsider=404),
+        api("/api/request-logs/{log_uuid}", outsider=404),
+    ],
+    # Provider keys
+    "platform/api/integrations/": [
+        get("/platform/api/integrations/", outsider=200, member=200),
+        post("/platform/api/integrations/", outsider=400, member=403, provider="custom", name="{name}", secret="x"),
+    ],
+    "platform/api/integrations/<str:public_id>/": [
+        get("/platform/api/integrations/{credential}/", outsider=404, member=403),
+        post("/platform/api/integrations/{credential}/", outsider=404, member=403, secret="sk-stolen", base_url=""),
+    ],
+    "platform/api/integrations/<str:public_id>/test/": [
+        post("/platform/api/integrations/{credential}/test/", outsider=404, member=403, model="x")
+    ],
+    "platform/api/integrations/<str:public_id>/remove/": [
+        get("/platform/api/integrations/{credential}/remove/", outsider=404, member=403),
+        post("/platform/api/integrations/{credential}/remove/", outsider=404, member=403),
+    ],
+    # django-allauth's
+    "accounts/login/": [
+        get("/accounts/login/", outsider=302, anonymous=200, member=302),
+        post("/accounts/login/", outsider=302, anonymous=200, member=302, login="{email}", password="wrong"),
+    ],
+    "accounts/logout/": [
+        get("/accounts/logout/", outsider=200, member=200),
+        post("/accounts/logout/", outsider=302, member=302),
+    ],
+    "accounts/inactive/": [get("/accounts/inactive/", outsider=200, anonymous=200, member=200)],
+    "accounts/signup/": [
+        get("/accounts/signup/", outsider=302, anonymous=200, member=302),
+        post("/accounts/signup/", outsider=302, anonymous=200, member=302, email="{email}", password1=PASSWORD),
+    ],
+    "accounts/reauthenticate/": [
+        get("/accounts/reauthenticate/", outsider=200, member=200),
+        post("/accounts/reauthenticate/", outsider=200, member=200, password="wrong"),
+    ],
+    "accounts/email/": [
+        get("/accounts/email/", outsider=200, member=200),
+        post("/accounts/email/", outsider=302, member=None, action_add="", email="{email}"),
+        post("/accounts/email/", outsider=302, member=None, action_primary="", email="{email}"),
+        post("/accounts/email/", outsider=302, member=None, action_remove="", email="{email}"),
+    ],
+    "accounts/confirm-email/": [get("/accounts/confirm-email/", outsider=200, anonymous=200, member=200)],
+    "accounts/^confirm-email/(?P<key>[-:\\w]+)/$": [
+        get("/accounts/confirm-email/{log_uuid}/", outsider=404, anonymous=404, member=404),
+        post("/accounts/confirm-email/{log_uuid}/", outsider=404, anonymous=404, member=404),
+    ],
+    "accounts/password/change/": [
+        get("/accounts/password/change/", outsider=200, member=200),
+        post("/accounts/password/change/", outsider=200, member=200, oldpassword="wrong"),
+    ],
+    "accounts/password/set/": [get("/accounts/password/set/", outsider=302, member=302)],
+    "accounts/password/reset/": [
+        get("/accounts/password/reset/", outsider=200, anonymous=200, member=200),
+        post("/accounts/password/reset/", outsider=503, anonymous=503, member=503, email="{email}"),
+    ],
+    "accounts/password/reset/done/": [get("/accounts/password/reset/done/", outsider=200, anonymous=200, member=200)],
+    "accounts/password/reset/key/done/": [
+        get("/accounts/password/reset/key/done/", outsider=200, anonymous=200, member=200)
+    ],
+    "accounts/^password/reset/key/(?P<uidb36>[0-9A-Za-z]+)-(?P<key>.+)/$": [
+        get("/accounts/password/reset/key/{uid}-set-password/", outsider=200, anonymous=200, member=200),
+        post(
+            "/accounts/password/reset/key/{uid}-c0ffee-0123456789abcdef/",
+            outsider=200,
+            anonymous=200,
+            member=200,
+            password1=PASSWORD,
+            password2=PASSWORD,
+        ),
+    ],
+    "accounts/login/code/confirm/": [get("/accounts/login/code/confirm/", outsider=302, member=302)],
+    # The operator's console: closed to everybody here.
+    "admin/": [get("/admin/", outsider=302, member=302)],
+    "admin/login/": [get("/admin/login/", outsider=403, member=403)],
+    "admin/logout/": [post("/admin/logout/", outsider=302, member=302)],
+    "admin/password_change/": [get("/admin/password_change/", outsider=302, member=302)],
+    "admin/password_change/done/": [get("/admin/password_change/done/", outsider=302, member=302)],
+    "admin/autocomplete/": [
+        get(
+            "/admin/autocomplete/?term=a&app_label=accounts&model_name=membership&field_name=user",
+            outsider=302,
+            member=302,
+        )
+    ],
+    "admin/jsi18n/": [get("/admin/jsi18n/", outsider=302, member=302)],
+    "admin/r/<path:content_type_id>/<path:object_id>/": [get("/admin/r/1/1/", outsider=302, member=302)],
+    "admin/^(?P<app_label>account|accounts|billing|gateway)/$": [
+        get(f"/admin/{app}/", outsider=302, member=302) for app in ("account", "accounts", "billing", "gateway")
+    ],
+    "admin/(?P<url>.*)$": [get("/admin/traces/nothing", outsider=302, member=302)],
+    "admin/accounts/user/<id>/password/": [
+        get("/admin/accounts/user/{user}/password/", outsider=302, member=302),
+        post("/admin/accounts/user/{user}/password/", outsider=302, member=302, password1="x", password2="x"),
+    ],
+    "admin/billing/wallet/<int:pk>/grant/": [
+        post("/admin/billing/wallet/{wallet}/grant/", outsider=302, member=302, amount="1", reason="stolen")
+    ],
+    "admin/billing/wallet/<int:pk>/adjust/": [
+        post("/admin/billing/wallet/{wallet}/adjust/", outsider=302, member=302, amount="-1", reason="stolen")
+    ],
+}
+# Tables of the console -> the fact of organization A that is a row of it.
+TABLES = {
+    "account/emailaddress": "email_address",
+    "accounts/user": "user",
+    "accounts/organization": "wallet",
+    "accounts/apikey": "key_row",
+    "accounts/auditevent": "event",
+    "billing/wallet": "wallet",
+    "billing/entry": "entry_row",
+    "billing/hold": "log_uuid",
+    "billing/grant": "grant",
+    "billing/modelrates": "rates",
+    "billing/pendingadjustment": "adjustment",
+    "billing/redeemcode": "code_row",
+    "gateway/credential": "credential_row",
+}
+for table, row in TABLES.items():
+    for name in ("", "add/"):
+        ROUTES[f"admin/{table}/{name}"] = [get(f"/admin/{table}/{name}", outsider=302, member=302)]
+    for name in ("history/", "delete/", "change/", ""):
+        path = f"/admin/{table}/{{{row}}}/{name}"
+        ROUTES[f"admin/{table}/<path:object_id>/{name}"] = [
+            get(path, outsider=302, member=302),
+            post(path, outsider=302, member=302, post="yes", name="Stolen"),
+        ]
+
+
+def walk(patterns: Any = None, prefix: str = "") -> Iterator[str]:
+    """Yield every route of the root URLconf as text."""
+    for pattern in get_resolver().url_patterns if patterns is None else patterns:
+        if isinstance(pattern, URLResolver):
+            yield from walk(pattern.url_patterns, prefix + str(pattern.pattern))
+        else:
+            yield prefix + str(pattern.pattern)
+
+
+def test_every_route_is_declared_here() -> None:
+    routes = set(walk())
+    assert routes - ROUTES.keys() == set(), "say in ROUTES how these are exercised with another organization's ids"
+    assert ROUTES.keys() - routes == set(), "these are no routes any more"
+    assert all(ROUTES.values())
+
+
+# --- The two organizations --------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Two:
+    """Organization A with something of everything, organization B, and what B must never see."""
+
+    stack: Stack
+    facts: dict[str, str]
+    people: SimpleNamespace
+    a_key: str
+    b_key: str
+    canaries: dict[str, str]
+
+    def fill(self, value: Any) -> Any:
+        """Put the facts of A into a path or into data."""
+        if isinstance(value, str):
+            for name, fact in self.facts.items():
+                value = value.replace(f"{{{name}}}", fact)
+            return value
+        if isinstance(value, dict):
+            return {name: self.fill(each) for name, each in value.items()}
+        return [self.fill(each) for each in value] if isinstance(value, list) else value
+
+    def betrayed(self, answer: bytes, asked: str) -> set[str]:
+        """Return which canaries are in an answer, less those the visitor sent himself."""
+        text = answer.decode(errors="replace")
+        return {name for name, canary in self.canaries.items() if canary in text and canary not in asked}
+
+
+@pytest.fixture(scope="module")
+def two(stack: Stack, django_db_blocker: Any) -> Iterator[Two]:
+    with django_db_blocker.unblock():
+        yield _make_two(stack)
+
+
+def _make_two(stack: Stack) -> Two:
+    from accounts import keys
+    from billing import ledger
+    from billing.models import Entry
+    from tests.conftest import make_organization, make_user
+
+    token = f"zq{uuid.uuid4().hex[:10]}"  # in everything A calls something
+    people = SimpleNamespace(**{role: make_user(f"{token}-{role}") for role in ("owner", "admin", "member")})
+    people.outsider = make_user("outsider")
+    a = make_organization(f"Organization {token}", owner=people.owner)
+    b = make_organization("Initech", owner=people.outsider)
+    _join(a, people)
+    a_issued = keys.issue(organization=a, name=f"Key {token}", environment="production", created_by=people.owner)
+    b_issued = keys.issue(organization=b, name="Key of B", environment="production", created_by=people.outsider)
+    for organization in (a, b):
+        ledger.grant(organization=organization, amount_nano=10**9, reason=f"grant for {organization}", actor=None)
+    credential = _store_credential(stack, a, people.owner, f"llm-{token}")
+    logs = _make_calls(stack, a_issued.secret, token, credential.name)
+    entry = Entry.objects.filter(wallet_id=a.pk, kind="usage").get()
+    facts = _rows(a, people, token) | {
+        "organization": a.public_id,
+        "wallet": str(a.pk),
+        "user": str(people.owner.pk),
+        "email": people.owner.email,
+        "key": a_issued.api_key.public_id,
+        "key_row": str(a_issued.api_key.pk),
+        "request_id": str(uuid.uuid4()),
+        "credential": credential.public_id,
+        "credential_row": str(credential.pk),
+        "name": credential.name,
+        "nearly": credential.name[:-1],
+        "entry_row": str(entry.pk),
+        "customer": f"customer-{token}",
+        **logs,
+    }
+    ids = ("organization", "key", "credential", "log", "log_uuid", "entry", "code")
+    canaries = {name: facts[name] for name in ids} | {"token": token, "a prefix": a_issued.api_key.prefix}
+    return Two(stack, facts, people, a_issued.secret, b_issued.secret, canaries)
+
+
+def _join(organization: Any, people: SimpleNamespace) -> None:
+    from accounts.models import Membership, Role
+
+    for name in ("admin", "member"):
+        Membership.objects.create(organization=organization, user=getattr(people, name), role=Role(name))
+
+
+def _store_credential(stack: Stack, organization: Any, owner: Any, name: str) -> Any:
+    from gateway import credentials
+
+    with override_settings(RESPAN_UPSTREAM_ALLOW=[stack.provider.address]):
+        return credentials.store(
+            organization=organization,
+            provider="custom",
+            name=name,
+            secret=credentials.Secret("sk-of-organization-a"),
+            base_url=stack.provider.base_url,
+            models=["fake:chunks=1", f"model-{name}"],
+            actor=owner,
+            address=None,
+        )
+
+
+def _make_calls(stack: Stack, key: str, token: str, name: str) -> dict[str, str]:
+    """Make calls with contents of A; return the ids of the one on credits, and a cursor of A's list."""
+    from respan import ids
+
+    for model in (f"{name}/fake:chunks=1", "fake/chat"):
+        body = {
+            "model": model,
+            "messages": [{"role": "user", "content": f"word of {token}"}],
+            "customer_identifier": f"customer-{token}",
+            "thread_identifier": f"thread-{token}",
+            "metadata": {"of": token},
+        }
+        answer = stack.post(body, key=key)
+        assert answer.status == 200, answer.body
+    url = f"{stack.base_url}{LIST}?{FROM}&page_size=1"
+    wait_until(lambda: call(url, key=key).json["count"] == 2, what="the two logs")
+    listed = call(url, key=key).json["next"]
+    assert call(f"{stack.base_url}/api/request-logs/{answer.log_id}/", key=key).status == 200
+    cursor = listed.partition("cursor=")[2].partition("&")[0]
+    return {"log": answer.log_id, "log_uuid": str(ids.decode("log", answer.log_id)), "cursor": cursor}
+
+
+def _rows(organization: Any, people: SimpleNamespace, token: str) -> dict[str, str]:
+    """Make one row of the tables that the calls left empty; return their keys."""
+    from accounts.models import AuditEvent
+    from allauth.account.models import EmailAddress
+    from allauth.account.utils import user_pk_to_url_str
+    from billing import codes, ledger
+    from billing.models import Entry, Grant, ModelRates
+    from respan import ids
+
+    address = EmailAddress.objects.create(user=people.owner, email=people.owner.email, primary=True, verified=False)
+    code, text = codes.create(amount_nano=10**9, actor=people.owner, organization=organization, note=token)
+    adjustment = ledger.propose_adjustment(
+        organization=organization, amount_nano=10**14, reason=token, id=uuid.uuid4(), actor=people.owner
+    )
+    granted = Grant.objects.filter(wallet_id=organization.pk).first()
+    assert granted is not None
+    return {
+        "email_address": str(address.pk),
+        "uid": user_pk_to_url_str(people.owner),
+        "code": text,
+        "code_row": str(code.pk),
+        "adjustment": str(adjustment.pk),
+        "grant": str(granted.pk),
+        "entry": ids.encode("ent", Entry.objects.filter(wallet_id=organization.pk).earliest("number").pk),
+        "rates": str(ModelRates.objects.earliest("pk").pk),
+        "event": str(AuditEvent.objects.filter(organization=organization).earliest("pk").pk),
+    }
+
+
+# --- The visitors ------------------------------------------------------------------------------------------------------
+
+
+def visitor(user: Any = None) -> Client:
+    client = Client(REMOTE_ADDR=ADDRESS, raise_request_exception=False)
+    if user is not None:
+        client.force_login(user, backend="django.contrib.auth.backends.ModelBackend")
+    return client
+
+
+def ask_page(client: Client, method: str, path: str, data: dict[str, Any] | None) -> tuple[int, bytes, Any]:
+    """Return status, everything that was answered (head and body), and where it sends the visitor."""
+    answer = client.generic(method, path) if data is None else client.post(path, data)
+    head = repr(dict(answer.headers)) + answer.cookies.output()
+    return answer.status_code, head.encode() + answer.getvalue(), answer.headers.get("Location")
+
+
+def ask_api(two: Two, ask: Ask, key: str | None, cookies: str = "") -> tuple[int, bytes]:
+    body = None if ask.data is None else json.dumps(two.fill(ask.data)).encode()
+    headers = {"Cookie": cookies} if cookies else None
+    answer: Answer = call(two.stack.base_url + two.fill(ask.path), key=key, body=body, headers=headers)
+    return answer.status, repr(answer.headers).encode() + answer.body
+
+
+def fingerprint(two: Two) -> list[Any]:
+    """Return what is true of A: nothing B or an anonymous visitor does may change it."""
+    from allauth.account.models import EmailAddress
+    from django.db import connection
+
+    tables = {
+        "accounts_organization": "id",
+        "accounts_membership": "organization_id",
+        "billing_wallet": "organization_id",
+        "billing_entry": "wallet_id",
+        "billing_hold": "wallet_id",
+        "billing_redemption": "wallet_id",
+        "billing_pendingadjustment": "wallet_id",
+        "gateway_credential": "organization_id",
+        "traces_span": "organization_id",
+    }
+    found: list[Any] = []
+    with connection.cursor() as cursor:
+        for name, column in tables.items():
+            cursor.execute(f"SELECT * FROM {name} WHERE {column} = %s ORDER BY 1, 2", [two.facts["wallet"]])
+            found.append(cursor.fetchall())
+        cursor.execute("SELECT id, name, revoked_at FROM accounts_apikey WHERE organization_id = %s", [two.facts["wallet"]])
+        found.append(cursor.fetchall())
+        users = [two.people.owner.pk, two.people.admin.pk, two.people.member.pk]
+        cursor.execute("SELECT id, email, password, is_staff FROM accounts_user WHERE id = ANY(%s) ORDER BY 1", [users])
+        found.append(cursor.fetchall())
+    return [*found, list(EmailAddress.objects.filter(user__in=users).values())]
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_route_gives_nothing_of_another_organization(two: Two, route: str) -> None:
+    before = fingerprint(two)
+    for ask in ROUTES[route]:
+        exercise(two, ask)
+    assert fingerprint(two) == before
+
+
+def exercise(two: Two, ask: Ask) -> None:
+    """Make a request as each visitor; the member of A comes last and may not change anything either."""
+    path, data = two.fill(ask.path), two.fill(ask.data)
+    asked = path + json.dumps(data)
+    if ask.by == "key":
+        outsider, anonymous = ask_api(two, ask, two.b_key), ask_api(two, ask, None)
+        member = ask_api(two, ask, two.a_key)
+    else:
+        outsider = ask_page(visitor(two.people.outsider), ask.method, path, data)
+        anonymous = ask_page(visitor(), ask.method, path, data)
+        if anonymous[0] == 302 and ask.anonymous == 302:
+            assert anonymous[2].startswith((SIGN_IN, "/admin/login/", "/platform/", "/accounts/signup/")), anonymous[2]
+        member = (ask.member,) if ask.member is None else ask_page(visitor(two.people.member), ask.method, path, data)
+    print(ask.method, path, outsider[0], anonymous[0], member[0])
+    assert two.betrayed(outsider[1], asked) == set(), f"to B: {ask.method} {path}"
+    assert two.betrayed(anonymous[1], asked) == set(), f"to nobody: {ask.method} {path}"
+    assert (outsider[0], anonymous[0], member[0]) == (ask.outsider, ask.anonymous, ask.member), f"{ask.method} {path}"
