@@ -33,13 +33,14 @@ test-long: ## Run the drills of minutes: kills, outages, large counts
 
 check: ## Judge the code: format, lint, types, import rules, deployment settings, migrations, catalogue
 	$(call install,requirements-dev)
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-	$(PRODUCTION) $(BIN)/mypy .
-	$(BIN)/lint-imports
-	$(PRODUCTION) $(BIN)/python -W error::DeprecationWarning manage.py check --deploy --fail-level WARNING
-	$(PRODUCTION) $(BIN)/python -W "ignore::RuntimeWarning" manage.py makemigrations --check --dry-run
-	$(PRODUCTION) $(BIN)/python manage.py sync_catalog --check
+	@echo "== format and lint"; $(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet .
+	@echo "== types"; $(PRODUCTION) $(BIN)/mypy .
+	@echo "== import rules"; $(BIN)/lint-imports --no-logo
+	@echo "== deployment settings"; \
+	  $(PRODUCTION) $(BIN)/python -W error::DeprecationWarning manage.py check --deploy --fail-level WARNING
+	@echo "== migrations"; \
+	  $(PRODUCTION) $(BIN)/python -W ignore::RuntimeWarning manage.py makemigrations --check --dry-run
+	@echo "== catalogue"; $(PRODUCTION) $(BIN)/python manage.py sync_catalog --check
 
 bench: ## Measure CPU and latency of the gateway beside a raw relay
 	$(call install,requirements-test)

@@ -45,6 +45,7 @@ log = structlog.get_logger(__name__)
 CUSTOM = "custom"
 FRESH_S = 5.0
 STALE_S = 600.0
+OPEN_S = 60.0
 MAX_SECRET_CHARS = 8_192
 _MAX_CACHED = 10_000
 _FORMAT = "v1"
@@ -135,12 +136,20 @@ class Stored:
     sealed: str
 
     def secret(self) -> Secret:
-        """Open the key.
+        """Open the key. An opened one is remembered for a minute, by everything it is bound to.
 
         Raises: CredentialUnreadable.
         """
         if self.sealed == _FROM_ENVIRONMENT:
             return _environment_secret(self.provider)
+        opened = _opened.get(self)
+        if opened is None or time.monotonic() >= opened[1]:
+            if len(_opened) >= _MAX_CACHED:
+                _opened.clear()
+            opened = _opened[self] = (self._open(), time.monotonic() + OPEN_S)
+        return opened[0]
+
+    def _open(self) -> Secret:
         for base_url in self._base_urls():
             try:
                 return unseal(self.sealed, _binding(self, base_url))
@@ -164,6 +173,9 @@ class Stored:
 
 
 # --- The envelope ----------------------------------------------------------------------------------------------------
+
+
+_opened: "dict[Stored, tuple[Secret, float]]" = {}
 
 
 def seal(secret: Secret, binding: bytes) -> str:
@@ -345,6 +357,7 @@ def forget(organization_id: int | None) -> None:
     global _changes
     _changes += 1
     _cache.pop(organization_id, None)
+    _opened.clear()
 
 
 def _environment_credentials() -> tuple[Stored, ...]:

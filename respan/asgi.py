@@ -31,6 +31,7 @@ import respan.celery  # noqa: E402, F401  (publishing goes to our broker)
 from accounts import keys  # noqa: E402
 from respan import outbound, pool  # noqa: E402
 from respan.errors import Error  # noqa: E402
+from traces import intake  # noqa: E402
 
 log = structlog.get_logger(__name__)
 
@@ -111,7 +112,9 @@ class Lean:
     def __init__(self, django: Callable[..., Awaitable[None]]) -> None:
         self.django = django
         self.pending: set[asyncio.Task[Any]] = set()
-        self.gateway: URLResolver | None = None
+        self.gateway = URLResolver(RegexPattern(r"^/"), "gateway.urls")
+        # Every spelling of the few paths without arguments, once it was asked for.
+        self.matches: dict[str, ResolverMatch] = {}
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -129,12 +132,17 @@ class Lean:
 
         The resolver knows the gateway's own paths only: the root's would walk every app's.
         """
-        if self.gateway is None:
-            self.gateway = URLResolver(RegexPattern(r"^/"), "gateway.urls")
+        known = self.matches.get(path)
+        if known is not None:
+            return known
         try:
-            return self.gateway.resolve(path)
+            match = self.gateway.resolve(path)
         except Resolver404:
             pass
+        else:
+            if len(self.matches) < 100 and not match.kwargs and not match.args:
+                self.matches[path] = match
+            return match
         if path.startswith(("/api/", "/v1/")):
             try:
                 get_resolver().resolve(path)
@@ -165,6 +173,7 @@ class Lean:
         await keys.flush_last_used()
         await outbound.close()
         await pool.close()
+        intake.close()
         await send({"type": "lifespan.shutdown.complete"})
 
 
@@ -293,6 +302,7 @@ def _warm_up() -> None:
     from gateway.providers import catalog
 
     catalog()
+    intake.owner()
     _ = get_resolver().url_patterns
     gc.collect()
     gc.freeze()

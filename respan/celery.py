@@ -24,6 +24,7 @@ app.conf.update(
             "polling_interval": 0.05,
             "use_notify": True,
             "wait_time_seconds": 0,
+            "pool_timeout": 3,
         }
         if _is_pgmq
         else {"confirm_publish": True}
@@ -46,6 +47,9 @@ app.conf.update(
     beat_schedule_filename=str(settings.RESPAN_DATA_DIR / "celerybeat-schedule"),
     timezone="UTC",
 )
+# A connection lives as long as its worker child: Celery would make a new one for every task.
+app.conf.CELERY_DB_REUSE_MAX = 1_000
+app.set_default()
 if settings.CELERY_BROKER_URL.startswith("amqp"):
     app.conf.update(task_default_queue_type="quorum", worker_detect_quorum_queues=True)
 app.autodiscover_tasks(["accounts", "billing", "traces", "gateway"])

@@ -74,7 +74,7 @@ def first_operator(request: HttpRequest, token: str) -> HttpResponseBase:
     organization = create_operator(**form.cleaned_data, address=audit.client_address(request))
     if organization is None:
         return pages.render(request, "setup.html", {"problem": _TAKEN}, status=403)
-    login(request, organization.members.get(), backend="django.contrib.auth.backends.ModelBackend")
+    login(request, organization.members.get(), backend=settings.AUTHENTICATION_BACKENDS[0])
     return redirect("home")
 
 

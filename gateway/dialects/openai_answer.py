@@ -35,6 +35,74 @@ def lenient(data: bytes) -> Any:
         return None
 
 
+class _Details(msgspec.Struct):
+    cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    reasoning_tokens: int | None = None
+
+
+class _Reported(msgspec.Struct):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: _Details | None = None
+    completion_tokens_details: _Details | None = None
+    prompt_cache_hit_tokens: int | None = None
+    cached_tokens: int | None = None
+    num_cached_tokens: int | None = None
+
+
+class _Chosen(msgspec.Struct):
+    finish_reason: str
+    error: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+class _Usual(msgspec.Struct):
+    model: str
+    choices: list[_Chosen]
+    usage: _Reported
+    error: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    base_resp: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+_usual = msgspec.json.Decoder(_Usual).decode
+_NO_DETAILS = _Details()
+
+
+def usual(body: bytes) -> tuple[Usage, str, str] | None:
+    """Return usage, model and finish reason of an answer in OpenAI's own shape; None for any other (read it in full).
+
+    A tenth of the time of the full reading, which builds the text too: it is needed only where usage is missing.
+    """
+    try:
+        answer = _usual(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    reported = answer.usage
+    given, written = reported.prompt_tokens, reported.completion_tokens
+    if not answer.choices or answer.error is not msgspec.UNSET or answer.base_resp is not msgspec.UNSET:
+        return None
+    if any(choice.error is not msgspec.UNSET for choice in answer.choices) or reported.total_tokens != given + written:
+        return None
+    inputs = reported.prompt_tokens_details or _NO_DETAILS
+    outputs = reported.completion_tokens_details or _NO_DETAILS
+    read = inputs.cached_tokens or reported.prompt_cache_hit_tokens or reported.cached_tokens
+    read = read or reported.num_cached_tokens or 0
+    written_to_cache, reasoning = inputs.cache_write_tokens or 0, outputs.reasoning_tokens or 0
+    if min(given, written, read, written_to_cache, reasoning) < 0 or max(given, written, read) > MAX_TOKENS:
+        return None
+    if read + written_to_cache > given or reasoning > written:
+        return None
+    usage = Usage(
+        input_tokens=given,
+        output_tokens=written,
+        cache_read_input_tokens=read,
+        cache_creation_input_tokens=written_to_cache,
+        reasoning_output_tokens=reasoning,
+    )
+    return usage, answer.model, answer.choices[0].finish_reason
+
+
 def storable(value: object) -> str | None:
     """Return a short text of a provider's that any table can hold, or None."""
     if not isinstance(value, str) or not value:

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from billing.usage import Usage
-from gateway.dialects.openai_answer import Choices, Meter, error_in, lenient, storable
+from gateway.dialects.openai_answer import Choices, Meter, error_in, lenient, storable, usual
 from gateway.framing import SSE, Event, FramingError
 
 MAX_DEPTH = 64
@@ -319,7 +319,10 @@ NOTHING = Answer()
 
 
 def read_json(body: bytes) -> Answer:
-    """Read a whole answer. Never raises: what is no answer has an `error`."""
+    """Read a whole answer. Never raises: what is no answer has an `error`; the text is there when usage is not."""
+    if (read_already := usual(body)) is not None:
+        usage, model, finish_reason = read_already
+        return Answer(usage, storable(model), finish_reason)
     value = lenient(body)
     if not isinstance(value, dict):
         return Answer(error="The provider's answer is not JSON.")

@@ -245,6 +245,21 @@ def test_a_hanging_database_is_refused_within_about_a_second() -> None:
     assert books_are_right(organization)
 
 
+def test_a_process_that_was_behind_itself_takes_the_answer_that_came_meanwhile() -> None:
+    organization = funded(100)
+
+    async def scenario() -> str:
+        await ledger.hold(request(organization, 10))
+        task = asyncio.create_task(outcome(request(organization, 10)))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        time.sleep(1.3)  # noqa: ASYNC251  (the loop stands still, the database does not)
+        return await task
+
+    assert run(scenario()) == "held"
+    assert ledger.balance(organization.pk).held == 20
+
+
 def test_a_database_that_is_away_is_refused_within_about_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     organization = funded(100)
     wanted = request(organization, 10)

@@ -1,5 +1,6 @@
 """Settlement and the movements by people and rules: each books once, and the database refuses the rest."""
 
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -601,4 +602,48 @@ def test_a_settlement_waits_for_a_locked_wallet_instead_of_failing() -> None:
         assert not settling.done()
         somebody.rollback()
         assert settling.result(timeout=10) == ledger.Settled(charged_nano=10, absorbed_nano=0)
+    assert books_are_right(organization)
+
+
+def await_waiting(somebody: Any, number: int) -> None:
+    """Wait until so many backends of this database wait for a lock."""
+    for _ in range(1_000):
+        query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        if somebody.execute(query).fetchone()[0] >= number:
+            return
+        time.sleep(0.005)
+    raise AssertionError("nobody waits")
+
+
+def test_a_hold_written_in_the_midst_of_two_settlements_is_released_by_one_of_them() -> None:
+    organization, id_ = funded(100), uuid.uuid4()
+    lock = "SELECT FROM billing_wallet WHERE organization_id = %s FOR UPDATE"
+
+    def settle_and_leave() -> None:
+        try:
+            settle(organization, id_, 0)
+        finally:
+            connection.close()
+
+    with connect() as holder, connect() as next_in_line, connect() as watcher, ThreadPoolExecutor(3) as threads:
+        watcher.autocommit = True
+        holder.execute(lock, (organization.pk,))
+        locking = threads.submit(next_in_line.execute, lock, (organization.pk,))
+        await_waiting(watcher, 1)
+        early = threads.submit(settle_and_leave)  # does not see the hold yet
+        await_waiting(watcher, 2)
+        holder.execute(
+            "SELECT billing_hold_many(ARRAY[%s]::uuid[], ARRAY[%s]::bigint[], ARRAY[40]::bigint[], ARRAY[''],"
+            " ARRAY[now()], false, true)",
+            (id_, organization.pk),
+        )
+        holder.commit()
+        locking.result(timeout=10)
+        later = threads.submit(settle_and_leave)  # sees it, locks it, and waits for the wallet
+        await_waiting(watcher, 2)
+        next_in_line.rollback()
+        for each in (early, later):
+            each.result(timeout=10)
+    assert state(id_) == "released"
+    assert ledger.balance(organization.pk).held == 0
     assert books_are_right(organization)

@@ -30,7 +30,7 @@ def as_user(cast: Any) -> Callable[[str], Client]:
 
     def signed_in(name: str) -> Client:
         client = Client()
-        client.force_login(getattr(cast, name), backend="django.contrib.auth.backends.ModelBackend")
+        client.force_login(getattr(cast, name))
         return client
 
     return signed_in
@@ -135,7 +135,7 @@ def test_an_id_that_is_none_is_not_found(public_id: str, as_user: Callable[[str]
 
 def test_a_post_without_its_token_is_refused(cast: Any, organization: Any) -> None:
     client = Client(enforce_csrf_checks=True)
-    client.force_login(cast.owner, backend="django.contrib.auth.backends.ModelBackend")
+    client.force_login(cast.owner)
     assert client.post(LIST, form()).status_code == 403
     assert not Credential.objects.filter(organization=organization).exists()
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from billing.usage import Usage
-from gateway.dialects import openai_chat
+from gateway.dialects import openai_answer, openai_chat
 from gateway.dialects.openai_chat import InvalidBody, InvalidStream, StreamReader, patched, read, read_json
 
 RECORDINGS = [
@@ -302,7 +302,39 @@ def test_an_answer_is_read():
     found = read_json(answer(usage={"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}))
 
     assert found.usage == Usage(input_tokens=5, output_tokens=2)
-    assert (found.model, found.finish_reason, found.output_text, found.error) == ("m-1", "stop", "Hello.", None)
+    assert (found.model, found.finish_reason, found.error) == ("m-1", "stop", None)
+
+
+def test_the_text_of_an_answer_is_there_to_be_counted_when_usage_is_missing():
+    found = read_json(answer())
+
+    assert (found.usage, found.output_text) == (None, "Hello.")
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            name: st.integers(-2, 60) | st.none()
+            for name in (
+                "prompt_tokens",
+                "completion_tokens",
+                "total_tokens",
+                "cached_tokens",
+                "prompt_cache_hit_tokens",
+            )
+        },
+    )
+)
+def test_the_quick_reading_of_usage_agrees_with_the_full_one(reported):
+    body = answer(usage=reported)
+    full = json.loads(body)
+    meter = openai_answer.Meter()
+    meter.take(full)
+
+    quick = openai_answer.usual(body)
+
+    assert quick is None or quick[0] == meter.usage
 
 
 @pytest.mark.parametrize(
@@ -655,9 +687,7 @@ def test_tool_calls_are_put_together_from_their_pieces():
 
 
 def test_tool_calls_without_an_index_are_told_apart_by_their_ids():
-    calls = [
-        {"id": name, "type": "function", "function": {"name": name, "arguments": "{}"}} for name in ("a", "b")
-    ]
+    calls = [{"id": name, "type": "function", "function": {"name": name, "arguments": "{}"}} for name in ("a", "b")]
     reader, _ = run(chunk({"tool_calls": calls}) + chunk({"tool_calls": [{"function": {"arguments": "x"}}]}))
     made = json.loads(reader.assembled())["choices"][0]["message"]["tool_calls"]
 

@@ -22,7 +22,7 @@ LIST = "/admin/gateway/credential/"
 def operator(db: None) -> Client:
     user = User.objects.create_superuser(f"{uuid.uuid4().hex}@example.test", uuid.uuid4().hex)
     client = Client()
-    client.force_login(user, backend="django.contrib.auth.backends.ModelBackend")
+    client.force_login(user)
     return client
 
 
@@ -133,7 +133,7 @@ def test_an_operator_removes_a_key(operator: Client, row: Credential) -> None:
 
 def test_who_is_no_operator_is_kept_out(cast: Any, row: Credential) -> None:
     client = Client()
-    client.force_login(cast.owner, backend="django.contrib.auth.backends.ModelBackend")
+    client.force_login(cast.owner)
     for path in (LIST, f"{LIST}add/", f"{LIST}{row.pk}/change/"):
         assert client.post(path, form()).status_code in (302, 403)
         assert row.name not in client.get(path, follow=True).content.decode()
@@ -142,7 +142,7 @@ def test_who_is_no_operator_is_kept_out(cast: Any, row: Credential) -> None:
 
 def test_an_organizations_pages_never_show_the_platforms_keys(cast: Any, row: Credential) -> None:
     client = Client()
-    client.force_login(cast.owner, backend="django.contrib.auth.backends.ModelBackend")
+    client.force_login(cast.owner)
     assert row.name not in client.get(reverse("integrations")).content.decode()
     assert client.get(reverse("integration", args=[row.public_id])).status_code == 404
     assert client.post(reverse("integration-remove", args=[row.public_id])).status_code == 404

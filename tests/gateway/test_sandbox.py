@@ -279,11 +279,13 @@ KEYWORDS = re.findall(r"\S+", KEYWORDS)
 @given(
     schema=st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=4),
-        lambda inner: st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(KEYWORDS) | st.text(max_size=3),
-            inner | st.sampled_from(["object", "array", "string", "integer", "number", "boolean", "null", "#/a"]),
-            max_size=4,
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(KEYWORDS) | st.text(max_size=3),
+                inner | st.sampled_from(["object", "array", "string", "integer", "number", "boolean", "null", "#/a"]),
+                max_size=4,
+            )
         ),
         max_leaves=15,
     )

@@ -412,7 +412,7 @@ def _rows(organization: Any, people: SimpleNamespace, token: str) -> dict[str, s
 def visitor(user: Any = None) -> Client:
     client = Client(REMOTE_ADDR=ADDRESS, raise_request_exception=False)
     if user is not None:
-        client.force_login(user, backend="django.contrib.auth.backends.ModelBackend")
+        client.force_login(user)
     return client
 
 
