@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 from uuid import UUID, uuid5
@@ -33,6 +32,7 @@ from django.utils import timezone
 
 from accounts import audit
 from accounts.models import Organization, User
+from gateway import operator_keys
 from gateway.models import Credential
 from gateway.providers import Provider, catalog
 from respan import ids, outbound, pool
@@ -364,8 +364,8 @@ def _environment_credentials() -> tuple[Stored, ...]:
     """Return a credential for each provider with `RESPAN_PLATFORM_KEY_<ID>` (or `..._FILE`) in the environment."""
     found = []
     for provider in catalog().providers.values():
-        if "api_key" in provider.credential_fields and provider.id != CUSTOM and _environment(provider.id):
-            base_url = os.environ.get(f"RESPAN_PLATFORM_URL_{_variable(provider.id)}", "").strip().rstrip("/")
+        if "api_key" in provider.credential_fields and provider.id != CUSTOM and operator_keys.key(provider.id):
+            base_url = operator_keys.base_url(provider.id)
             found.append(
                 Stored(f"env_{provider.id}", None, provider.id, "environment", base_url or None, (), _FROM_ENVIRONMENT)
             )
@@ -373,26 +373,10 @@ def _environment_credentials() -> tuple[Stored, ...]:
 
 
 def _environment_secret(provider_id: str) -> Secret:
-    value = _environment(provider_id)
+    value = operator_keys.key(provider_id)
     if not value:
         raise CredentialUnreadable("The platform's key is gone from the environment.")
     return Secret(value)
-
-
-def _environment(provider_id: str) -> str:
-    name = settings.RESPAN_PLATFORM_KEY_PREFIX + _variable(provider_id)
-    if path := os.environ.get(f"{name}_FILE"):
-        return _file(path)
-    return os.environ.get(name, "").strip()
-
-
-@lru_cache(maxsize=64)
-def _file(path: str) -> str:
-    return Path(path).read_text("utf-8").strip()
-
-
-def _variable(provider_id: str) -> str:
-    return provider_id.upper().replace("-", "_")
 
 
 def count(organization: Organization) -> int:

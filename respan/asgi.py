@@ -162,6 +162,7 @@ class Lean:
         await receive()
         try:
             _warm_up()
+            await pool.warm_up()
         except Exception as error:
             log.exception("start failed")
             await send({"type": "lifespan.startup.failed", "message": str(error)})

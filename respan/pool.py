@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from django.conf import settings
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, OperationalError
 from psycopg_pool import AsyncConnectionPool
 
 _pools: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncConnectionPool[AsyncConnection[Any]]]"
@@ -33,6 +33,7 @@ def dsn() -> str:
         host=config["HOST"] or None,
         port=config["PORT"] or None,
         connect_timeout=2,
+        tcp_user_timeout=3_000,  # a dead network frees its connections
         application_name="respan-gateway",
     )
 
@@ -71,6 +72,15 @@ async def connection() -> AsyncIterator[AsyncConnection[Any]]:
     pool = await _pool()
     async with pool.connection() as lent:
         yield lent
+
+
+async def warm_up() -> None:
+    """Open the pool before the first call needs it; a database that is away does not matter yet."""
+    try:
+        async with connection():
+            pass
+    except OperationalError:
+        pass
 
 
 async def close() -> None:

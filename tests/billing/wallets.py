@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from accounts.models import Organization
 from billing import ledger, verification
-from billing.models import Entry, Hold
+from billing.models import Entry, Grant, Hold
 from respan import pool
 from tests.conftest import make_organization
 
@@ -64,6 +64,14 @@ def settlement(organization: Organization, hold_id: uuid.UUID, cost_nano: int, *
 def settle(organization: Organization, hold_id: uuid.UUID, cost_nano: int) -> ledger.Settled | None:
     """Settle one call now."""
     return ledger.settle([settlement(organization, hold_id, cost_nano)], now=timezone.now()).get(hold_id)
+
+
+def granted(organization: Organization, nano: int, days: float) -> Grant:
+    """Give credits that expire in so many days."""
+    expires_at = timezone.now() + timedelta(days=days)
+    entry = ledger.grant(organization=organization, amount_nano=nano, reason="a", actor=None, expires_at=expires_at)
+    assert entry.grant is not None
+    return entry.grant
 
 
 def state(hold_id: uuid.UUID) -> str:

@@ -12,6 +12,9 @@ import pytest
 from tests.drills.conftest import Site
 from tests.servers import wait_until
 
+# One installation serves them all: they run on one worker.
+pytestmark = pytest.mark.xdist_group("kills")
+
 CALL_NANO = 20 * 10_000
 # The supervisor gives up after five deaths within 30 s: stay below.
 BETWEEN_KILLS_S = 7.5

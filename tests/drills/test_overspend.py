@@ -10,6 +10,8 @@ import pytest
 from tests.drills.conftest import Site
 from tests.traffic import Traffic
 
+pytestmark = pytest.mark.xdist_group("overspend")
+
 CALL_NANO = 20 * 10_000  # 20 output tokens at $10 a million
 
 

@@ -1,4 +1,4 @@
-"""POST /api/chat/completions from outside: what reaches the provider, what comes back, what is logged, what it costs."""
+"""POST /api/chat/completions from outside: what reaches the provider, what comes back, is logged, and is charged."""
 
 import gzip
 import json
@@ -16,7 +16,7 @@ from tests.stack import OWN_KEY, PLATFORM_KEY
 HELLO = {"model": "sandbox/echo", "messages": [{"role": "user", "content": "Hello"}]}
 
 
-def spans(tenant, **filters):
+def spans(tenant):
     """Return how many calls of a tenant were traced."""
     from django.db import connection
 
@@ -31,7 +31,7 @@ def holds(tenant):
     return Hold.objects.filter(wallet_id=tenant.organization.pk).count()
 
 
-# --- Addresses ----------------------------------------------------------------------------------------------------------
+# --- Addresses ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("prefix", ["/api", "", "/v1", "/api/v1"])
@@ -57,7 +57,7 @@ def test_a_wrong_method_is_a_json_405(stack):
     )
 
 
-# --- Keys ---------------------------------------------------------------------------------------------------------------
+# --- Keys -----------------------------------------------------------------------------------------------------------
 
 
 def test_no_key_is_refused_and_not_logged(stack):
@@ -113,7 +113,7 @@ def test_the_key_may_come_in_x_api_key(tenant):
     assert one.stack.post(HELLO, x_api_key=one.key).status == 200
 
 
-# --- Bodies -------------------------------------------------------------------------------------------------------------
+# --- Bodies ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -174,12 +174,15 @@ def test_a_model_nobody_pays_for_is_refused_saying_what_to_add(tenant):
     assert holds(one) == 0
 
 
-# --- Own keys -----------------------------------------------------------------------------------------------------------
+# --- Own keys -------------------------------------------------------------------------------------------------------
 
 
 def test_an_own_key_call_reaches_the_provider_byte_for_byte_and_costs_nothing(tenant):
     one = tenant(local=True)
-    body = b'{ "messages":[{"role":"user","content":"caf\\u00e9  \xc3\xa9"}],"unknown_beta" : {"b":1,"a":[ 2 ]}, "model":"fake:chunks=3"}'
+    body = (
+        b'{ "messages":[{"role":"user","content":"caf\\u00e9  \xc3\xa9"}],'
+        b'"unknown_beta" : {"b":1,"a":[ 2 ]}, "model":"fake:chunks=3"}'
+    )
     from gateway.models import Credential
 
     Credential.objects.filter(organization=one.organization).update(allowed_models=["fake:chunks=3"])
@@ -209,7 +212,10 @@ def test_the_answer_of_the_provider_comes_back_byte_for_byte(tenant):
 
 def test_only_the_model_changes_where_only_the_model_has_to(tenant):
     one = tenant(local=True)
-    body = b'{"temperature" : 0.70, "model":"local/fake:chunks=1", "messages":[{"role":"user","content":"x"}], "z": [1 ,2]}'
+    body = (
+        b'{"temperature" : 0.70, "model":"local/fake:chunks=1",'
+        b' "messages":[{"role":"user","content":"x"}], "z": [1 ,2]}'
+    )
     assert one.post(body).status == 200
     sent = one.stack.provider.last.json
     assert sent == json.loads(body) | {"model": "fake:chunks=1"}
@@ -285,7 +291,7 @@ def test_provider_keys_in_the_body_are_never_stored(tenant):
     assert b"sk-canary" not in one.stack.provider.last.body
 
 
-# --- Errors of the provider -----------------------------------------------------------------------------------------------
+# --- Errors of the provider -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 429, 500, 503])
@@ -343,7 +349,7 @@ def test_a_provider_that_hangs_up_is_a_502(tenant, script):
     assert (answer.status, answer.error["code"]) == (502, "upstream_disconnected")
 
 
-# --- Streams --------------------------------------------------------------------------------------------------------------
+# --- Streams --------------------------------------------------------------------------------------------------------
 
 
 def events(body):
@@ -418,7 +424,7 @@ def test_a_client_that_leaves_cancels_the_provider_and_pays_for_what_it_got(tena
     assert (one.balance.posted, one.balance.held) == (10**9 - int(log["cost_nano"]), 0)
 
 
-# --- Credits --------------------------------------------------------------------------------------------------------------
+# --- Credits --------------------------------------------------------------------------------------------------------
 
 
 def test_a_call_on_credits_moves_the_balance_by_exactly_the_cost_shown(tenant):
@@ -493,7 +499,7 @@ def test_a_compressed_answer_to_us_is_never_passed_on_as_plain(tenant):
     assert not answer.body.startswith(gzip.compress(b"")[:2])
 
 
-# --- Models ---------------------------------------------------------------------------------------------------------------
+# --- Models ---------------------------------------------------------------------------------------------------------
 
 
 def test_the_public_list_needs_no_key(stack):

@@ -209,9 +209,7 @@ def self_signed(folder):
     )
     file = folder / "certificate.pem"
     file.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
         + certificate.public_bytes(serialization.Encoding.PEM)
     )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -565,7 +563,12 @@ def test_an_operator_allows_plain_http_and_any_port_by_host_and_port(settings):
     for url in ("http://10.0.0.5:8000/v1", "http://llm.internal:9000", "https://LLM.internal:9000/v1"):
         check_url(url)
     check_url("http://[fd00:0::5]:8000/v1")
-    for url in ("http://10.0.0.5:8001/v1", "http://10.0.0.6:8000", "http://llm.internal:9001", "http://a.internal:9000"):
+    for url in (
+        "http://10.0.0.5:8001/v1",
+        "http://10.0.0.6:8000",
+        "http://llm.internal:9001",
+        "http://a.internal:9000",
+    ):
         with pytest.raises(ForbiddenAddress):
             check_url(url)
 

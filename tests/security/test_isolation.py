@@ -7,9 +7,10 @@ changes nothing of A. Pages are asked through Django's test client, API routes a
 """
 
 import json
+import re
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,12 +19,26 @@ from django.test import Client, override_settings
 from django.urls import URLResolver, get_resolver
 
 from tests.servers import wait_until
-from tests.stack import Answer, Stack, call
+from tests.stack import Stack, call
 
 PASSWORD = "correct horse battery"
 # Of the clients of this file: other tests' limits are not ours.
 ADDRESS = "203.0.113.77"
-SIGN_IN = "/accounts/login/"
+# Where a page that needs a session sends those who have none.
+ANONYMOUS_GO_TO = re.compile(r"/(accounts/(login|signup)/.*|admin/(login/.*)?|platform/)?")
+# What is compared before and after; each is read for organization A or for its users.
+UNTOUCHED = [
+    ("id, name, public_id, is_demo FROM accounts_organization", "id"),
+    ("id, user_id, role FROM accounts_membership", "organization_id"),
+    ("id, name, revoked_at, expires_at FROM accounts_apikey", "organization_id"),
+    ("id, name, sealed, base_url, allowed_models, tested_at FROM gateway_credential", "organization_id"),
+    ("credit_limit, next_expiry_at FROM billing_wallet", "organization_id"),
+    ("id, amount, kind FROM billing_entry", "kind <> 'usage' AND wallet_id"),
+    ("id, redeemed_by_id FROM billing_redemption", "wallet_id"),
+    ("id, state FROM billing_pendingadjustment", "wallet_id"),
+    ("id, email, password, is_staff, is_superuser, is_active FROM accounts_user", "id"),
+    ('id, email, verified, "primary" FROM account_emailaddress', "user_id"),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +46,8 @@ class Ask:
     """A request, and the status each visitor gets; `{names}` in path and data are facts of organization A.
 
     None: the visitor does not make it. `session` stands for pages (owner of B, nobody, member of A), `key` for API
-    routes (a key of B, none, a key of A).
+    routes (a key of B, none, a key of A); with `caller` the key is of a third organization that only calls, so that
+    what it asks for is not in B's logs.
     """
 
     method: str
@@ -51,26 +67,30 @@ def post(path: str, *, outsider: int, anonymous: int = 302, member: int | None, 
     return Ask("POST", path, data, outsider, anonymous, member)
 
 
-def api(path: str, *, outsider: int, anonymous: int = 401, member: int = 200, **data: Any) -> Ask:
-    return Ask("POST" if data else "GET", path, data or None, outsider, anonymous, member, by="key")
+def api(path: str, *, outsider: int, anonymous: int = 401, member: int = 200, by: str = "key", **data: Any) -> Ask:
+    return Ask("POST" if data else "GET", path, data or None, outsider, anonymous, member, by)
+
+
+def chat(path: str, *, model: str, member: int = 200, **members: Any) -> Ask:
+    return api(path, outsider=404, member=member, by="caller", model=model, messages=HELLO, **members)
 
 
 HELLO = [{"role": "user", "content": "Hello"}]
-CHAT = "api/chat/completions"
 LIST = "/api/request-logs/list/"
 FROM = "start_time=2020-01-01T00:00:00Z"
 
 # How each route is exercised. The first part of a path up to an id is the route's own.
 ROUTES: dict[str, list[Ask]] = {
     "": [get("/", outsider=302, member=302)],
-    "healthz": [get("/healthz", outsider=200, anonymous=200, member=200)],
-    "readyz": [get("/readyz", outsider=200, anonymous=200, member=200)],
+    "healthz": [api("/healthz", outsider=200, anonymous=200)],
+    "readyz": [api("/readyz", outsider=200, anonymous=200)],
     "setup/<str:token>/": [get("/setup/{key}/", outsider=403, anonymous=403, member=403)],
     # The gateway
     "^(?:api/)?(?:v1/)?chat/completions/?$": [
-        api("/api/chat/completions", outsider=404, model="{name}/fake:chunks=1", messages=HELLO),
-        api("/api/chat/completions", outsider=404, member=404, model="{nearly}/fake", messages=HELLO),
-        api("/v1/chat/completions/", outsider=404, model="{name}/fake:chunks=1", messages=HELLO, stream=True),
+        chat("/api/chat/completions", model="{name}/fake:chunks=1"),
+        chat("/v1/chat/completions/", model="{name}/fake:chunks=1", stream=True),
+        chat("/chat/completions", model="model-{name}"),
+        chat("/api/chat/completions", model="{nearly}/fake", member=404),  # says what is spelled like it
     ],
     "^(?:api/)?(?:v1/)?models/?$": [api("/api/models", outsider=200), api("/v1/models/", outsider=200)],
     "^(?:api/)?(?:v1/)?models/public/?$": [api("/api/models/public/", outsider=200, anonymous=200)],
@@ -97,7 +117,7 @@ ROUTES: dict[str, list[Ask]] = {
     # Logs
     "platform/logs/": [
         get("/platform/logs/?range=30d", outsider=200, member=200),
-        get("/platform/logs/?key={key}", outsider=400, member=200),
+        get("/platform/logs/?key={key}", outsider=200, member=200),
         get("/platform/logs/?cursor={cursor}&range=30d", outsider=200, member=200),
         get("/platform/logs/?customer={customer}", outsider=200, member=200),
     ],
@@ -107,7 +127,7 @@ ROUTES: dict[str, list[Ask]] = {
         api(f"{LIST}?{FROM}&cursor={{cursor}}", outsider=200),
         api(f"{LIST}?{FROM}&unique_id={{log}}", outsider=200),
         api(f"{LIST}?{FROM}", outsider=200, filters={"customer_identifier": {"value": ["{customer}"]}}),
-        api(f"{LIST}?{FROM}", outsider=400, filters={"organization_key_id": {"value": ["{key}"]}}),
+        api(f"{LIST}?{FROM}", outsider=200, filters={"organization_key_id": {"value": ["{key}"]}}),
     ],
     "^api/request-logs/(?P<log_id>[^/]+)/?$": [
         api("/api/request-logs/{log}/", outsider=404),
@@ -149,13 +169,13 @@ ROUTES: dict[str, list[Ask]] = {
     ],
     "accounts/email/": [
         get("/accounts/email/", outsider=200, member=200),
-        post("/accounts/email/", outsider=302, member=None, action_add="", email="{email}"),
+        post("/accounts/email/", outsider=200, member=None, action_add="", email="{email}"),
         post("/accounts/email/", outsider=302, member=None, action_primary="", email="{email}"),
         post("/accounts/email/", outsider=302, member=None, action_remove="", email="{email}"),
     ],
     "accounts/confirm-email/": [get("/accounts/confirm-email/", outsider=200, anonymous=200, member=200)],
     "accounts/^confirm-email/(?P<key>[-:\\w]+)/$": [
-        get("/accounts/confirm-email/{log_uuid}/", outsider=404, anonymous=404, member=404),
+        get("/accounts/confirm-email/{log_uuid}/", outsider=200, anonymous=200, member=200),
         post("/accounts/confirm-email/{log_uuid}/", outsider=404, anonymous=404, member=404),
     ],
     "accounts/password/change/": [
@@ -266,9 +286,10 @@ class Two:
     stack: Stack
     facts: dict[str, str]
     people: SimpleNamespace
-    a_key: str
-    b_key: str
+    keys: dict[str, str]
     canaries: dict[str, str]
+    untouched: list[Any]
+    clients: dict[str, Client]
 
     def fill(self, value: Any) -> Any:
         """Put the facts of A into a path or into data."""
@@ -287,9 +308,11 @@ class Two:
 
 
 @pytest.fixture(scope="module")
-def two(stack: Stack, django_db_blocker: Any) -> Iterator[Two]:
+def two(stack: Stack, django_db_blocker: Any) -> Two:
     with django_db_blocker.unblock():
-        yield _make_two(stack)
+        made = _make_two(stack)
+        made.untouched = fingerprint(made)
+    return made
 
 
 def _make_two(stack: Stack) -> Two:
@@ -305,7 +328,11 @@ def _make_two(stack: Stack) -> Two:
     b = make_organization("Initech", owner=people.outsider)
     _join(a, people)
     a_issued = keys.issue(organization=a, name=f"Key {token}", environment="production", created_by=people.owner)
-    b_issued = keys.issue(organization=b, name="Key of B", environment="production", created_by=people.outsider)
+    secrets = {"member": a_issued.secret}
+    for name, organization in (("outsider", b), ("caller", make_organization("Callers"))):
+        secrets[name] = keys.issue(
+            organization=organization, name=name, environment="production", created_by=people.outsider
+        ).secret
     for organization in (a, b):
         ledger.grant(organization=organization, amount_nano=10**9, reason=f"grant for {organization}", actor=None)
     credential = _store_credential(stack, a, people.owner, f"llm-{token}")
@@ -329,7 +356,7 @@ def _make_two(stack: Stack) -> Two:
     }
     ids = ("organization", "key", "credential", "log", "log_uuid", "entry", "code")
     canaries = {name: facts[name] for name in ids} | {"token": token, "a prefix": a_issued.api_key.prefix}
-    return Two(stack, facts, people, a_issued.secret, b_issued.secret, canaries)
+    return Two(stack, facts, people, secrets, canaries, [], {})
 
 
 def _join(organization: Any, people: SimpleNamespace) -> None:
@@ -379,14 +406,16 @@ def _make_calls(stack: Stack, key: str, token: str, name: str) -> dict[str, str]
 
 def _rows(organization: Any, people: SimpleNamespace, token: str) -> dict[str, str]:
     """Make one row of the tables that the calls left empty; return their keys."""
-    from accounts.models import AuditEvent
     from allauth.account.models import EmailAddress
     from allauth.account.utils import user_pk_to_url_str
+
+    from accounts.models import AuditEvent
     from billing import codes, ledger
     from billing.models import Entry, Grant, ModelRates
     from respan import ids
 
-    address = EmailAddress.objects.create(user=people.owner, email=people.owner.email, primary=True, verified=False)
+    for user in (people.member, people.admin, people.owner):
+        address = EmailAddress.objects.create(user=user, email=user.email, primary=True, verified=False)
     code, text = codes.create(amount_nano=10**9, actor=people.owner, organization=organization, note=token)
     adjustment = ledger.propose_adjustment(
         organization=organization, amount_nano=10**14, reason=token, id=uuid.uuid4(), actor=people.owner
@@ -406,82 +435,129 @@ def _rows(organization: Any, people: SimpleNamespace, token: str) -> dict[str, s
     }
 
 
-# --- The visitors ------------------------------------------------------------------------------------------------------
+# --- The visitors -----------------------------------------------------------------------------------------------------
 
 
-def visitor(user: Any = None) -> Client:
-    client = Client(REMOTE_ADDR=ADDRESS, raise_request_exception=False)
-    if user is not None:
-        client.force_login(user)
-    return client
-
-
-def ask_page(client: Client, method: str, path: str, data: dict[str, Any] | None) -> tuple[int, bytes, Any]:
-    """Return status, everything that was answered (head and body), and where it sends the visitor."""
-    answer = client.generic(method, path) if data is None else client.post(path, data)
-    head = repr(dict(answer.headers)) + answer.cookies.output()
-    return answer.status_code, head.encode() + answer.getvalue(), answer.headers.get("Location")
-
-
-def ask_api(two: Two, ask: Ask, key: str | None, cookies: str = "") -> tuple[int, bytes]:
+def visit(two: Two, name: str, ask: Ask) -> tuple[int, bytes]:
+    """Make a request as somebody; return the status and all that was answered, head and body."""
+    if ask.by == "session":
+        return _visit_page(two, name, ask)
+    key = None if name == "anonymous" else two.keys["caller" if (name, ask.by) == ("outsider", "caller") else name]
     body = None if ask.data is None else json.dumps(two.fill(ask.data)).encode()
-    headers = {"Cookie": cookies} if cookies else None
-    answer: Answer = call(two.stack.base_url + two.fill(ask.path), key=key, body=body, headers=headers)
+    answer = call(two.stack.base_url + two.fill(ask.path), key=key, body=body)
     return answer.status, repr(answer.headers).encode() + answer.body
 
 
+def _visit_page(two: Two, name: str, ask: Ask) -> tuple[int, bytes]:
+    client = two.clients.get(name)
+    if client is None:
+        client = two.clients[name] = Client(REMOTE_ADDR=ADDRESS, raise_request_exception=False)
+        if name != "anonymous":
+            client.force_login(getattr(two.people, name))
+    path, data = two.fill(ask.path), two.fill(ask.data)
+    answer = client.post(path, data) if ask.method == "POST" else client.generic(ask.method, path)
+    if "logout" in path:
+        del two.clients[name]
+    if (name, ask.anonymous, answer.status_code) == ("anonymous", 302, 302):
+        assert ANONYMOUS_GO_TO.fullmatch(answer.headers["Location"]), answer.headers["Location"]
+    head = repr(dict(answer.headers)) + answer.cookies.output()
+    return answer.status_code, head.encode() + answer.getvalue()
+
+
 def fingerprint(two: Two) -> list[Any]:
-    """Return what is true of A: nothing B or an anonymous visitor does may change it."""
-    from allauth.account.models import EmailAddress
+    """Return what is true of A: nothing that anybody here does may change it."""
     from django.db import connection
 
-    tables = {
-        "accounts_organization": "id",
-        "accounts_membership": "organization_id",
-        "billing_wallet": "organization_id",
-        "billing_entry": "wallet_id",
-        "billing_hold": "wallet_id",
-        "billing_redemption": "wallet_id",
-        "billing_pendingadjustment": "wallet_id",
-        "gateway_credential": "organization_id",
-        "traces_span": "organization_id",
-    }
-    found: list[Any] = []
+    users = [getattr(two.people, name).pk for name in ("owner", "admin", "member")]
+    found = []
     with connection.cursor() as cursor:
-        for name, column in tables.items():
-            cursor.execute(f"SELECT * FROM {name} WHERE {column} = %s ORDER BY 1, 2", [two.facts["wallet"]])
-            found.append(cursor.fetchall())
-        cursor.execute("SELECT id, name, revoked_at FROM accounts_apikey WHERE organization_id = %s", [two.facts["wallet"]])
-        found.append(cursor.fetchall())
-        users = [two.people.owner.pk, two.people.admin.pk, two.people.member.pk]
-        cursor.execute("SELECT id, email, password, is_staff FROM accounts_user WHERE id = ANY(%s) ORDER BY 1", [users])
-        found.append(cursor.fetchall())
-    return [*found, list(EmailAddress.objects.filter(user__in=users).values())]
+        for columns, condition in UNTOUCHED:
+            of = users if "user" in columns.partition("FROM")[2] or "user" in condition else [int(two.facts["wallet"])]
+            cursor.execute(f"SELECT {columns} WHERE {condition} = ANY(%s) ORDER BY 1", [of])
+            found.append((columns, cursor.fetchall()))
+    return found
 
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("route", ROUTES)
 def test_a_route_gives_nothing_of_another_organization(two: Two, route: str) -> None:
-    before = fingerprint(two)
     for ask in ROUTES[route]:
-        exercise(two, ask)
-    assert fingerprint(two) == before
+        sent = two.fill(ask.path) + json.dumps(two.fill(ask.data))
+        got = {"outsider": visit(two, "outsider", ask), "anonymous": visit(two, "anonymous", ask)}
+        statuses = {name: status for name, (status, _) in got.items()}
+        for name, (_, answer) in got.items():
+            assert two.betrayed(answer, sent) == set(), f"{ask.method} {ask.path} to the {name}"
+        if ask.member is not None:
+            statuses["member"] = visit(two, "member", ask)[0]
+        wanted = {"outsider": ask.outsider, "anonymous": ask.anonymous, "member": ask.member}
+        assert statuses == {name: wanted[name] for name in statuses}, f"{ask.method} {ask.path}"
+    assert fingerprint(two) == two.untouched
 
 
-def exercise(two: Two, ask: Ask) -> None:
-    """Make a request as each visitor; the member of A comes last and may not change anything either."""
-    path, data = two.fill(ask.path), two.fill(ask.data)
-    asked = path + json.dumps(data)
-    if ask.by == "key":
-        outsider, anonymous = ask_api(two, ask, two.b_key), ask_api(two, ask, None)
-        member = ask_api(two, ask, two.a_key)
-    else:
-        outsider = ask_page(visitor(two.people.outsider), ask.method, path, data)
-        anonymous = ask_page(visitor(), ask.method, path, data)
-        if anonymous[0] == 302 and ask.anonymous == 302:
-            assert anonymous[2].startswith((SIGN_IN, "/admin/login/", "/platform/", "/accounts/signup/")), anonymous[2]
-        member = (ask.member,) if ask.member is None else ask_page(visitor(two.people.member), ask.method, path, data)
-    print(ask.method, path, outsider[0], anonymous[0], member[0])
-    assert two.betrayed(outsider[1], asked) == set(), f"to B: {ask.method} {path}"
-    assert two.betrayed(anonymous[1], asked) == set(), f"to nobody: {ask.method} {path}"
-    assert (outsider[0], anonymous[0], member[0]) == (ask.outsider, ask.anonymous, ask.member), f"{ask.method} {path}"
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("method", ["HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"])
+def test_no_other_method_opens_a_page(two: Two, method: str) -> None:
+    for route, asks in ROUTES.items():
+        if route.startswith("admin/") or asks[0].by != "session":
+            continue
+        ask = replace(asks[0], method=method, data=None)
+        for name in ("outsider", "anonymous"):
+            status, answer = visit(two, name, ask)
+            assert status < 500, f"{method} {ask.path}"
+            assert two.betrayed(answer, two.fill(ask.path)) == set(), f"{method} {ask.path} to the {name}"
+    assert fingerprint(two) == two.untouched
+
+
+@pytest.mark.django_db(transaction=True)
+def test_staff_who_are_no_operators_see_nothing_in_the_console(two: Two) -> None:
+    from tests.conftest import make_user
+
+    staff = make_user("staff")
+    staff.is_staff = True
+    staff.save()
+    two.people.staff = staff
+    for route, asks in ROUTES.items():
+        if route.startswith("admin/") and "logout" not in route:
+            for ask in asks:
+                status, answer = visit(two, "staff", ask)
+                assert status in {200, 302, 403, 404, 405}, f"{ask.method} {ask.path}"
+                sent = two.fill(ask.path) + json.dumps(two.fill(ask.data))
+                assert two.betrayed(answer, sent) == set(), f"{ask.method} {ask.path}"
+    assert fingerprint(two) == two.untouched
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_session_that_names_a_foreign_organization_stays_in_its_own(two: Two) -> None:
+    client = Client(REMOTE_ADDR=ADDRESS)
+    client.force_login(two.people.outsider)
+    session = client.session
+    session["organization"] = two.facts["organization"]
+    session.save()
+
+    for path in ("/platform/", "/platform/api/api-keys/", "/platform/api/credits/", "/platform/logs/?range=30d"):
+        answer = client.get(path)
+        assert (answer.status_code, b"Initech" in answer.content) == (200, True)
+        assert two.betrayed(answer.content, "") == set()
+
+
+def test_a_session_opens_no_api_route(two: Two, django_db_blocker: Any) -> None:
+    client = Client(REMOTE_ADDR=ADDRESS)
+    with django_db_blocker.unblock():
+        client.force_login(two.people.owner)
+    cookies = client.cookies.output(header="", sep=";").strip()
+    for path in ("/api/models", LIST, f"/api/request-logs/{two.facts['log']}/"):
+        answer = call(two.stack.base_url + path, headers={"Cookie": cookies})
+        assert answer.status == 401
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_canaries_are_there_to_be_found(two: Two) -> None:
+    """A member of A does see them: a test that looks for the wrong words would find nothing for ever."""
+    seen: set[str] = set()
+    for path in ("api/api-keys/", "api/credits/", "logs/?range=30d", "logs/{log}/", "account/"):
+        page = visit(two, "member", get(f"/platform/{path}", outsider=0, member=200))[1]
+        seen |= two.betrayed(page, "")
+    seen |= two.betrayed(visit(two, "member", api(f"{LIST}?{FROM}", outsider=0))[1], "")
+    assert seen >= two.canaries.keys() - {"code", "credential"}
+    owner = visit(two, "owner", get("/platform/api/integrations/", outsider=0, member=200))[1]
+    assert "credential" in two.betrayed(owner, "")
