@@ -30,6 +30,9 @@ LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 # The private PostgreSQL this process uses, if any: `up` watches it.
 cluster: embedded.Cluster | None = None
+# Somebody asked to stop before anything could be stopped in order. The exception that the signal raises may be lost (in
+# a finalizer, in a library that catches everything): `up` looks here before it starts a process.
+is_asked_to_stop = False
 _claim: IO[str] | None = None
 
 
@@ -47,13 +50,17 @@ def prepared(arguments: list[str]) -> Iterator[None]:
     data_dir = Path(env.str("RESPAN_DATA_DIR", default=str(BASE_DIR / ".data"))).resolve()
     has_database = bool(env.str("DATABASE_URL", default=""))
     needs_database = command not in WITHOUT_DATABASE and not {"-h", "--help"} & set(arguments)
+    is_up = command == "up" and needs_database
+    if needs_database and (is_up or not has_database):
+        signal.signal(signal.SIGTERM, _leave)  # so that the `finally` below runs
+    if is_up:
+        signal.signal(signal.SIGINT, _leave)
     try:
-        if command == "up" and needs_database:
+        if is_up:
             _claim_data_dir(data_dir)
             if not has_database or env.str("HOST", default="127.0.0.1") in LOOPBACK:
                 make_secrets(_env_file(), data_dir=data_dir, env=env)
         if needs_database and not has_database:
-            signal.signal(signal.SIGTERM, _leave)  # so that the `finally` below runs
             cluster = embedded.use(data_dir)
             os.environ["DATABASE_URL"] = cluster.url
         yield
@@ -71,6 +78,8 @@ def _env_file() -> Path:
 
 
 def _leave(number: int, _: FrameType | None) -> None:
+    global is_asked_to_stop
+    is_asked_to_stop = True
     sys.exit(128 + number)
 
 

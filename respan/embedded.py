@@ -201,6 +201,7 @@ class Cluster:
     binaries: Binaries
     url: str = ""
     _user: IO[str] | None = field(default=None, repr=False)
+    _launching: bool = False
 
     @property
     def folder(self) -> Path:
@@ -243,15 +244,24 @@ class Cluster:
         """Stop using the cluster; the last user stops the server."""
         if self._user is None:
             return
+        with _exclusive(self.data_dir / "postgres.start-lock"):
+            self._leave()
+
+    # What follows is called under the start lock.
+
+    def _leave(self) -> None:
+        assert self._user is not None  # noqa: S101  (both callers know)
         user, self._user = self._user, None
-        with user, _exclusive(self.data_dir / "postgres.start-lock"):
+        with user:
             try:
                 fcntl.flock(user, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return  # somebody else uses it
+            # Interrupted just after `pg_ctl`: the server may not have written its pid file yet.
+            give_up_at = time.monotonic() + 1.0
+            while self._launching and self.pid() is None and time.monotonic() < give_up_at:
+                time.sleep(0.02)
             self.stop()
-
-    # What follows is called under the start lock.
 
     def _adopt_or_start(self) -> None:
         self._set_aside_if_unknown()
@@ -316,7 +326,9 @@ class Cluster:
         self.account.own(conf, 0o600)
         if self.log.exists() and self.log.stat().st_size > MAX_LOG_BYTES:
             self.log.unlink()
+        self._launching = True
         self._pg_ctl("start", "-w", "-t", "20", "-l", self.log)
+        self._launching = False
 
     def _pg_ctl(self, action: str, *options: str | Path) -> "subprocess.CompletedProcess[str]":
         return self.account.run([self.binaries.folder / "pg_ctl", action, "-s", "-D", self.folder, *options])
@@ -395,6 +407,7 @@ def use(data_dir: Path) -> Cluster:
             user = undo.enter_context((data_dir / "postgres.lock").open("a"))
             fcntl.flock(user, fcntl.LOCK_SH)
             cluster = Cluster(data_dir, home, account, _binaries(home / "postgres", account), _user=user)
+            undo.callback(cluster._leave)  # whatever interrupts us, no server is left behind
             cluster._adopt_or_start()
             undo.pop_all()
     except PermissionError as problem:

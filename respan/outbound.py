@@ -387,10 +387,7 @@ class Transport(httpx.AsyncBaseTransport):
         An upstream that reads a request and then hangs up is called twice: the price of keep-alive.
         """
         headers = _headers(request)
-        try:
-            body = request.content
-        except httpx.RequestNotRead:
-            body = await request.aread()
+        body = await request.aread()
         timeout = _timeout(limits.get("connect"), limits.get("first_byte"), limits.get("total"))
         try:
             try:

@@ -8,6 +8,7 @@ In tests it is the fixture `provider` (a thread of this process); `python tests/
     prompt=7            prompt tokens it reports
     interval=0          seconds between chunks; first=0: seconds before the head; think=0: between head and body
     status=200          an error status; retry_after=S; error=openai|flat|detail|html: the shape of its body
+    leak                errors repeat the key they were asked with
     silence             never answers; stall=N: goes silent after N chunks
     reset=before|head|N resets the connection: before reading, after the head, after N chunks; drop: hangs up unanswered
     cut=N               closes cleanly after N chunks, no [DONE]; cut_raw=N: in the middle of chunk N
@@ -308,7 +309,7 @@ class _Answer:
 
     def refuse(self, status: int) -> None:
         shape = self.script.text("error", "openai")
-        message = f"scripted {status}"
+        message = self.complaint(f"scripted {status}")
         body: Any = {"error": {"message": message, "type": "scripted", "param": None, "code": "scripted"}}
         if shape == "flat":
             body = {"code": "scripted", "error": message}
@@ -318,9 +319,13 @@ class _Answer:
         if "retry_after" in self.script:
             headers["retry-after"] = self.script.text("retry_after")
         if shape == "html":
-            self.connection.whole(status, b"<html>scripted</html>", headers | {"content-type": "text/html"})
+            page = f"<html>{self.complaint('scripted')}</html>".encode()
+            self.connection.whole(status, page, headers | {"content-type": "text/html"})
         else:
             self.connection.whole(status, json.dumps(body).encode(), headers)
+
+    def complaint(self, text: str) -> str:
+        return f"{text}: {self.request.headers.get('authorization')}" if "leak" in self.script else text
 
     def words(self) -> list[str]:
         if "huge" in self.script:
@@ -405,7 +410,8 @@ class _Answer:
 
         async def fail() -> None:
             name = b"event: error\n" if self.script.text("flavour") == "groq" else b""
-            error = {"error": {"message": "scripted failure", "type": "server_error", "code": "scripted"}}
+            message = self.complaint("scripted failure")
+            error = {"error": {"message": message, "type": "server_error", "code": "scripted"}}
             self.chunk(name + b"data: " + json.dumps(error).encode() + b"\n\n")
             self.connection.write(b"0\r\n\r\n")
 

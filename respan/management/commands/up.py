@@ -75,6 +75,8 @@ class Installation:
         Raises: CommandError when a process keeps dying.
         """
         self.supervisor.listen()
+        if bootstrap.is_asked_to_stop:
+            return
         for child in _web_processes(self.listener.fileno()):
             self.supervisor.start(child)
         try:
