@@ -108,9 +108,9 @@ class Relay:
         while not self.ended:
             try:
                 block = await anext(self.blocks)
-                forward = self.reader.feed(block)
+                forward = self._shown(self.reader.feed(block))
             except StopAsyncIteration:
-                return self._finish(self.reader.end())
+                return self._finish(self._shown(self.reader.end()))
             except Error as error:
                 return self._broken(error)
             except openai_chat.InvalidStream as error:
@@ -129,11 +129,16 @@ class Relay:
             self._close("ok")
             return last
         if self.reader.error is not None:  # the provider said so itself, and the client has read it
-            self._close("error", CallFailed(502, self.reader.error, body=None, headers={}))
+            message = self._shown(self.reader.error.encode()).decode()
+            self._close("error", CallFailed(502, message, body=None, headers={}))
             return last
         return last + self._broken(
             upstream.UpstreamDisconnected("The provider ended its stream before the answer's end.")
         )
+
+    def _shown(self, data: bytes) -> bytes:
+        """Return what may be seen: once the provider tells of an error, it may repeat the key it was sent."""
+        return data if self.reader.error is None else without_keys(data, self.call.secret)
 
     def _broken(self, error: Error) -> bytes:
         """End in-band and without `[DONE]`: a truncated answer must not look complete."""
@@ -142,7 +147,7 @@ class Relay:
         return openai_chat.stream_error(status=error.status, code=error.code, message=error.message)
 
     def _close(self, status: str, error: Error | None = None) -> None:
-        body = self.reader.assembled() if not self.call.params.disable_log else None
+        body = self._shown(self.reader.assembled()) if not self.call.params.disable_log else None
         self.call.close(status=status, error=error, answer=self.reader.answer(), response_body=body)
 
     async def aclose(self) -> None:

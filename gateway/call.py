@@ -24,7 +24,7 @@ from billing import ledger, prices
 from billing.prices import Priced
 from billing.usage import Rates, Usage, affordable_output, worst
 from gateway import credentials, params, routing, sandbox, upstream
-from gateway.answers import LOG_ID, CallFailed, Relay, StreamAnswer, content_type, passed_on, refused
+from gateway.answers import LOG_ID, CallFailed, Relay, StreamAnswer, content_type, passed_on, refused, without_keys
 from gateway.credentials import Stored
 from gateway.dialects import openai_chat
 from gateway.params import InvalidRequest, Params
@@ -257,15 +257,19 @@ class Call:
                 )
             )
         if status >= 400:
-            secret = target.key.secret().reveal() if target.key else ""
             own_key = target.paid_by == "own_key"
             headers = self._headers(response)
-            raise await refused(response, provider=provider.name, secret=secret, own_key=own_key, headers=headers)
+            raise await refused(response, provider=provider.name, secret=self.secret, own_key=own_key, headers=headers)
         self.accepted_upstream = True
         if content_type(response).startswith("text/event-stream"):
             reader = openai_chat.StreamReader(include_usage=asked.include_usage)
             return StreamAnswer(Relay(self, response, reader), headers=self._headers(response))
         return await self._whole(response)
+
+    @property
+    def secret(self) -> str:
+        """Return the key the provider was sent: what it says of errors may repeat it."""
+        return self.target.key.secret().reveal() if self.target and self.target.key else ""
 
     def _request(self, asked: openai_chat.Request, target: Target[Stored, Priced], provider: Provider) -> httpx.Request:
         key = target.key
@@ -323,8 +327,10 @@ class Call:
         answer = openai_chat.read_json(body)
         headers = self._headers(response)
         if answer.error is not None:  # some providers send their errors with a status of success
+            body = without_keys(body, self.secret)
             shown = body if openai_chat.is_error_body(body) else None
-            raise CallFailed(502, answer.error, body=shown, headers=headers)
+            message = openai_chat.error_message(body) or answer.error
+            raise CallFailed(502, message, body=shown, headers=headers)
         self.close(status="ok", answer=answer, response_body=body)
         return HttpResponse(body, status=response.status_code, content_type=content_type(response), headers=headers)
 

@@ -8,7 +8,7 @@ In tests it is the fixture `provider` (a thread of this process); `python tests/
     prompt=7            prompt tokens it reports
     interval=0          seconds between chunks; first=0: seconds before the head; think=0: between head and body
     status=200          an error status; retry_after=S; error=openai|flat|detail|html: the shape of its body
-    leak                errors repeat the key they were asked with
+    leak                errors repeat the key they were asked with; shy: an error comes with status 200
     silence             never answers; stall=N: goes silent after N chunks
     reset=before|head|N resets the connection: before reading, after the head, after N chunks; drop: hangs up unanswered
     cut=N               closes cleanly after N chunks, no [DONE]; cut_raw=N: in the middle of chunk N
@@ -318,6 +318,7 @@ class _Answer:
         headers = self.headers()
         if "retry_after" in self.script:
             headers["retry-after"] = self.script.text("retry_after")
+        status = 200 if "shy" in self.script else status
         if shape == "html":
             page = f"<html>{self.complaint('scripted')}</html>".encode()
             self.connection.whole(status, page, headers | {"content-type": "text/html"})

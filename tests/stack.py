@@ -48,6 +48,9 @@ MODELS = {
     "broken": ("status=500", "1", "2"),
     "refused": ("status=401", "1", "2"),
     "limited": ("status=429,retry_after=7", "1", "2"),
+    "leaking": ("chunks=9,fail=2,leak", "1", "2"),
+    "refused-leaking": ("status=401,leak", "1", "2"),
+    "broken-leaking": ("status=500,leak", "1", "2"),
 }
 
 

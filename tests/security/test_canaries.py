@@ -169,7 +169,7 @@ def sign_up(one: Person) -> None:
     one.submit("/accounts/password/change/", oldpassword=password, password1=new, password2=new)
     one.submit("/platform/account/", to="/accounts/logout/")
     one.submit("/accounts/login/", login=one.email, password=one.secrets.new("wrong password", "wrong-{}"))
-    one.submit("/accounts/login/", login=new, password=one.email)
+    one.submit("/accounts/login/", keep=False, login=new, password=one.email)  # shows what was typed there
     one.submit("/admin/login/", to="/accounts/login/", login=one.email, password=password)
     assert "Sign in" in one.open("/platform/")
     one.submit("/accounts/login/", login=one.email, password=new)
@@ -182,6 +182,16 @@ def make_api_key(one: Person) -> None:
     shown = one.submit("/platform/api/api-keys/", keep=False, **wish).text
     (one.api_key,) = set(re.findall(r"rsp_live_[0-9A-Za-z]{38}", shown))
     one.secrets.named["API key"] = one.api_key
+
+
+def redeem(one: Person) -> None:
+    """Add credits by a code: it opens a purse, so it is a secret too."""
+    from billing import codes
+    from tests.conftest import make_user
+
+    _, code = codes.create(amount_nano=10**9, actor=make_user("operator"))
+    one.secrets.named["redeem code"] = code
+    assert "$1.00" in one.submit("/platform/api/credits/", to="/platform/api/credits/redeem/", code=code).text
 
 
 def connect_provider(one: Person) -> str:
@@ -205,11 +215,14 @@ def make_calls(one: Person) -> None:
     assert one.chat("own/fake:chunks=2") == 200
     for error in ("openai", "flat", "detail", "html"):
         assert one.chat(f"own/fake:status=401,leak,error={error}") == 401
+        assert one.chat(f"own/fake:status=401,leak,shy,error={error}") == 502
     assert one.chat("own/fake:status=500,leak", stream=True) == 500
     for script in ("chunks=9,fail=2,leak", "chunks=9,cut=2", "chunks=9,reset=2", "chunks=9,cut_raw=2"):
         assert one.chat(f"own/fake:{script}", stream=True) == 200
     assert one.chat("own/fake:drop") == 502
-    assert one.chat("fake/refused") == 402
+    assert one.chat("fake/leaking", stream=True) == 200
+    assert one.chat("fake/refused-leaking") == 502
+    assert one.chat("fake/broken-leaking") == 500
     abandon(one)
     carried = one.secrets.new("provider key in a body", "sk-{}")
     theirs = {"openai": {"api_key": carried}}
@@ -229,7 +242,7 @@ def abandon(one: Person) -> None:
     body = {"model": "own/fake:chunks=400,interval=0.02", "messages": HELLO, "stream": True}
     headers = {"Authorization": f"Bearer {one.api_key}"}
     with one.browser.stream("POST", "/api/chat/completions", json=body, headers=headers) as answer:
-        assert b"word0" in next(answer.iter_bytes())
+        assert next(answer.iter_bytes()).startswith(b"data: ")
 
 
 def use_keys_wrongly(one: Person) -> None:
@@ -281,6 +294,7 @@ def _live(one: Person, stack: Stack, found: Findings) -> None:
 
     sign_up(one)
     make_api_key(one)
+    redeem(one)
     path_of_key = connect_provider(one)
     with stopped(stack.server, "worker"):
         with stopped(stack.server, "shipper"):
