@@ -60,7 +60,7 @@ class Visitor:
         self.page.on("console", self._on_console)
         self.page.on("pageerror", lambda error: self.troubles.append(f"script: {error}"))
         self.page.on("request", self._on_request)
-        self.page.on("requestfailed", lambda request: self.troubles.append(f"failed: {request.url} {request.failure}"))
+        self.page.on("requestfailed", self._on_failure)
         self.page.on("response", self._on_response)
 
     def _on_console(self, message: ConsoleMessage) -> None:
@@ -72,12 +72,20 @@ class Visitor:
         if not request.url.startswith((f"{self.base_url}/", "data:")):
             self.troubles.append(f"leaves the installation: {request.url}")
 
+    def _on_failure(self, request: Request) -> None:
+        # Aborted: the visitor went on before the page's icon had come.
+        if request.failure != "net::ERR_ABORTED":
+            self.troubles.append(f"failed: {request.url} {request.failure}")
+
     def _on_response(self, response: Response) -> None:
         if response.status >= 400:
             self.troubles.append(f"{response.status}: {response.url}")
 
-    async def open(self, path: str) -> None:
-        await self.page.goto(f"{self.base_url}{path}")
+    async def open(self, path: str) -> int:
+        """Go to an address; return its status."""
+        answer = await self.page.goto(f"{self.base_url}{path}")
+        assert answer is not None
+        return answer.status
 
     async def fill(self, **controls: str) -> None:
         """Fill in controls by their names (in the visible form of the page)."""
