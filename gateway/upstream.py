@@ -73,8 +73,11 @@ class UpstreamBusy(UpstreamError):
 def post(
     url: httpx.URL, *, headers: Mapping[str, str], body: bytes, limits: Mapping[str, float | None]
 ) -> httpx.Request:
-    """Build a POST. A body given as a stream saves httpx's own headers (which the transport writes): 14 us a call."""
-    extensions = {"timeout": limits}
+    """Build a POST. A body given as a stream saves httpx's own headers (which the transport writes): 14 us a call.
+
+    The transport takes the bytes from `extensions["body"]`: reading the stream would copy them.
+    """
+    extensions = {"timeout": limits, "body": body}
     return httpx.Request("POST", url, headers=headers, stream=httpx.ByteStream(body), extensions=extensions)
 
 

@@ -387,7 +387,9 @@ class Transport(httpx.AsyncBaseTransport):
         An upstream that reads a request and then hangs up is called twice: the price of keep-alive.
         """
         headers = _headers(request)
-        body = await request.aread()
+        body = request.extensions.get("body")
+        if body is None:
+            body = await request.aread()
         timeout = _timeout(limits.get("connect"), limits.get("first_byte"), limits.get("total"))
         try:
             try:

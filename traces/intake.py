@@ -46,11 +46,11 @@ _mutex = threading.Lock()
 
 
 def _writer() -> Writer:
-    writer = _state.writer
-    if writer is not None and writer.pid == os.getpid():
+    writer = _state.writer  # a forked child has none: see `_disown`
+    if writer is not None:
         return writer
     with _mutex:
-        if _state.writer is None or _state.writer.pid != os.getpid():
+        if _state.writer is None:
             _state.writer = Writer(settings.RESPAN_SPOOL_DIR)
         return _state.writer
 
