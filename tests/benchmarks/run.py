@@ -1,14 +1,16 @@
 """`make bench`: what a call costs, in CPU and in time, beside a raw relay in the same rounds.
 
 Starts a fake provider (C), a raw relay (uvicorn and aiohttp, nothing else) and a whole installation (`manage.py up`),
-then visits them in turn and prints medians. CPU is user plus system time of the process, divided by calls. The machine
-is noisy: trust CPU before latency, and ratios before either. Not a test: nothing here fails for being slow.
+then visits them in turn and prints medians. CPU is user plus system time of the process, divided by calls. In columns
+"alone" shipper and worker are paused meanwhile: what they cost web is cache, not work. The machine is noisy: trust CPU
+before latency, and ratios before either. Not a test: nothing here fails for being slow.
 Neighbours: `gwload.c` (load), `fakeup.c` (provider), `relay.py`, `docs/performance.md` (where figures are kept).
 """
 
 import argparse
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -141,11 +143,26 @@ def backends(installation: Installation) -> list[int]:
     return [pid] if pid else []
 
 
-def measure(targets: dict, bodies: dict, rounds: int, seconds: float) -> dict:
+@contextmanager
+def paused(installation: Installation, *, wanted: bool) -> Iterator[None]:
+    """Stop shipper, worker and beat for as long as the block lasts: on two cores they share caches with web."""
+    names = [name for name in ("shipper", "worker", "beat") if wanted]
+    for name in names:
+        os.killpg(installation.pids[name], signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for name in names:
+            os.killpg(installation.pids[name], signal.SIGCONT)
+
+
+def measure(installation: Installation, targets: dict, bodies: dict, rounds: int, seconds: float) -> dict:
     """Visit every target in every scenario, round by round."""
     rows: dict = {}
-    for _ in range(rounds):
-        for name, (url, key, pids, models) in targets.items():
+    for number, (name, target) in enumerate(list(targets.items()) * rounds):
+        print(f"{number + 1}/{rounds * len(targets)} {name}", file=sys.stderr)
+        with paused(installation, wanted="alone" in name):
+            url, key, pids, models = target
             scenarios = {
                 "one": (bodies[models["json"]], "-c", 1),
                 "many": (bodies[models["json"]], "-c", 32),
@@ -252,8 +269,10 @@ def main() -> None:
             "relay": (relay, None, [relay_pid], plain),
             "own key": (gateway, own, web, ours),
             "credits": (gateway, credits, web, ours),
+            "own key, alone": (gateway, own, web, ours),
+            "credits, alone": (gateway, credits, web, ours),
         }
-        rows = measure(targets, bodies, options.rounds, options.seconds)
+        rows = measure(installation, targets, bodies, options.rounds, options.seconds)
     report(rows, list(targets))
 
 

@@ -117,7 +117,7 @@ def empty_broker(site: Site) -> None:
 @pytest.mark.parametrize("process", PROCESSES)
 def test_twenty_kills_lose_no_call(site, process):
     site.customer("1000")
-    traffic = site.traffic("fake/exact-slow", connections=6).start()
+    traffic = site.traffic("fake/exact-slow", connections=8).start()
     hits = []
     for number in range(20):
         time.sleep(BETWEEN_KILLS_S + random.random())  # noqa: S311
