@@ -2,15 +2,27 @@
 
 Each error is a class with a status, a code and a message, declared beside the function that raises it; this file only
 holds the root and what all of them share. It never knows a dialect: `gateway.api` and `respan.api` put an error into
-the caller's dialect.
+the caller's dialect. All of them (a test compares this list with the code):
 
-    Error
-    ├── accounts.authentication: MissingKey, InvalidKey, ConflictingKeys
-    ├── billing.ledger:          InsufficientCredits, LedgerUnavailable
-    ├── gateway.params:          InvalidRequest and its kin
-    ├── gateway.routing:         ModelNotFound, NothingToPayWith
-    ├── gateway.upstream:        UpstreamError and its kin
-    └── respan.asgi:             NotFound, MethodNotAllowed, BodyTooLarge, BodyTimeout
+    accounts.authentication  ConflictingKeys MissingKey
+    accounts.keys            InvalidKey KeyCheckUnavailable
+    billing.codes            CodeExpired CodeUsedUp TooManyGuesses UnknownCode
+    billing.holds            InsufficientCredits LedgerUnavailable
+    billing.ledger           ApprovalNeeded IdempotencyConflict RefundTooLarge
+    billing.prices           PricesUnavailable
+    gateway.answers          CallFailed
+    gateway.credentials      CredentialUnreadable CredentialsUnavailable InvalidCredential NameTaken SecretRequired
+    gateway.params           InvalidRequest
+    gateway.routing          ModelNotFound NothingToPayWith
+    gateway.upstream         UpstreamBusy UpstreamDisconnected UpstreamError UpstreamInvalid UpstreamTimeout
+                             UpstreamUnreachable
+    respan.api               DatabaseUnavailable InvalidFilter MalformedRequest MethodNotAllowed
+    respan.asgi              BadRequest BodyTimeout BodyTooLarge NotFound
+    respan.outbound          ForbiddenAddress
+    traces.api               LogNotFound
+    traces.query             InvalidCursor InvalidQuery
+    traces.reading           SearchTooSlow
+    traces.spool             SpoolUnavailable
 """
 
 from typing import Any, ClassVar
