@@ -41,6 +41,7 @@ MODELS = {
     "exact-slow": ("exact,interval=0.02", "0", "10"),
     "silent": ("silence", "1", "2"),
     "slow": ("chunks=400,interval=0.02", "1", "2"),
+    "pondering": ("chunks=3,think=8", "1", "2"),
     "cut": ("cut=3", "1", "2"),
     "cut-mute": ("cut=3,usage=none", "1", "2"),
     "mute": ("chunks=5,usage=none", "1", "2"),

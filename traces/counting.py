@@ -105,13 +105,15 @@ def cost_of(record: Finished, usage: Usage | None, rates: Rates | None) -> int |
     """Return what a call costs in nano-USD; None when nobody knows.
 
     An answer without a single token that did not end as answers do costs nothing, nor does a call that failed before
-    it delivered: on credits that is a promise, and with an own key the provider charges nothing for it either.
+    it delivered: on credits that is a promise, and with an own key the provider charges nothing for it either. A client
+    who leaves after the provider has taken the call pays for its input all the same: the provider charges it.
     """
     if record.free or record.paid_by in {"free", "nobody"}:
         return 0
     failed = record.status != spans.OK
     if usage is None:
         return 0 if failed or record.paid_by == "credits" else None
-    if usage.output_tokens == 0 and (record.status == spans.ERROR or record.finish_reason in {None, "error"}):
+    is_empty = usage.output_tokens == 0 and (record.status == spans.ERROR or record.finish_reason in {None, "error"})
+    if is_empty and record.status != spans.ABORTED:
         return 0
     return None if rates is None else cost(usage, rates)

@@ -401,18 +401,22 @@ def test_a_stream_cut_short_on_credits_is_charged_what_was_delivered(tenant):
     assert int(log["cost_nano"]) > 0
 
 
-def test_a_client_that_leaves_cancels_the_provider_and_pays_for_what_it_got(tenant):
-    one = tenant(credits_usd="1")
-    parts = urlsplit(one.stack.base_url)
-    body = json.dumps({"model": "fake/slow", "messages": [{"role": "user", "content": "Hi"}], "stream": True}).encode()
+def leave(tenant, model, after):
+    """Stream a call by hand and leave as soon as so many words have come; return its log id and when that was."""
+    parts = urlsplit(tenant.stack.base_url)
+    body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Hi"}], "stream": True}).encode()
     with socket.create_connection((parts.hostname, parts.port), timeout=10) as connection:
-        head = f"POST /api/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {one.key}\r\n"
+        head = f"POST /api/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {tenant.key}\r\n"
         connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         received = b""
-        while received.count(b"word") < 5:
+        while received.count(b"word") < after or b"\r\n\r\n" not in received:
             received += connection.recv(65536)
-    left_at = time.monotonic()
-    log_id = received.split(b"x-respan-log-id: ")[1].split(b"\r\n")[0].decode()
+    return received.split(b"x-respan-log-id: ")[1].split(b"\r\n")[0].decode(), time.monotonic()
+
+
+def test_a_client_that_leaves_cancels_the_provider_and_pays_for_what_it_got(tenant):
+    one = tenant(credits_usd="1")
+    log_id, left_at = leave(one, "fake/slow", after=5)
 
     log = one.log(log_id)
 
@@ -421,6 +425,17 @@ def test_a_client_that_leaves_cancels_the_provider_and_pays_for_what_it_got(tena
     assert request.gone_at - left_at < 1.0
     assert (log["status"], log["usage_source"]) == ("aborted", "counted")
     assert 5 <= log["completion_tokens"] < 200
+    assert (one.balance.posted, one.balance.held) == (10**9 - int(log["cost_nano"]), 0)
+
+
+def test_a_client_that_leaves_before_the_first_word_pays_for_its_input(tenant):
+    one = tenant(credits_usd="1")
+    log_id, _ = leave(one, "fake/pondering", after=0)
+
+    log = one.log(log_id)
+
+    assert (log["status"], log["completion_tokens"], log["prompt_tokens"] > 0) == ("aborted", 0, True)
+    assert int(log["cost_nano"]) == log["prompt_tokens"] * 1_000
     assert (one.balance.posted, one.balance.held) == (10**9 - int(log["cost_nano"]), 0)
 
 
