@@ -106,8 +106,8 @@ DATABASES = {
     "default": {
         **environ.Env.db_url_config(DATABASE_URL or "postgres://unset:unset@127.0.0.1:1/unset"),
         "ENGINE": "django.db.backends.postgresql",
-        "CONN_MAX_AGE": 60,
-        "CONN_HEALTH_CHECKS": True,
+        # Under ASGI every request has a thread of its own: a connection kept with it would be left open.
+        "CONN_MAX_AGE": 0,
         "ATOMIC_REQUESTS": False,
         "OPTIONS": {"connect_timeout": 5},
     }

@@ -47,4 +47,4 @@ def test_the_list_of_refusals_is_complete():
 def test_a_refusal_has_a_status_a_code_and_a_message(error):
     assert 400 <= error.status < 600
     assert re.fullmatch(r"[a-z][a-z_]+", error.code)
-    assert error.message[:1].isupper()
+    assert error.message.strip()

@@ -64,6 +64,8 @@ def test_figures_no_column_could_hold_are_bounded():
 
 USAGE = Usage(input_tokens=1_000, output_tokens=200)
 NO_OUTPUT = Usage(input_tokens=1_000)
+# Whoever leaves before the first token pays for the input the provider has taken.
+INPUT_ONLY = cost(NO_OUTPUT, RATES)
 FULL = cost(USAGE, RATES)
 
 
@@ -84,7 +86,11 @@ FULL = cost(USAGE, RATES)
             {"paid_by": "credits", "status": "aborted", "finish_reason": None}, USAGE, RATES, FULL, id="aborted"
         ),
         pytest.param(
-            {"paid_by": "credits", "status": "aborted", "finish_reason": None}, NO_OUTPUT, RATES, 0, id="aborted early"
+            {"paid_by": "credits", "status": "aborted", "finish_reason": None},
+            NO_OUTPUT,
+            RATES,
+            INPUT_ONLY,
+            id="aborted early",
         ),
         pytest.param({"paid_by": "credits", "finish_reason": None}, NO_OUTPUT, RATES, 0, id="zero completion"),
         pytest.param(
