@@ -25,7 +25,7 @@ run: ## Start everything (Ctrl-C stops it); PORT, HOST and RESPAN_DATA_DIR are h
 
 test: ## Run the test suite
 	$(call install,requirements-test)
-	@$(BIN)/python -m pytest -n $${TEST_PROCESSES:-2} --dist loadgroup -m "not long" $(ARGS)
+	@$(BIN)/python -m pytest -n $${TEST_PROCESSES:-3} --dist loadgroup -m "not long" $(ARGS)
 
 test-long: ## Run the drills of minutes: kills, outages, large counts
 	$(call install,requirements-test)
