@@ -15,7 +15,7 @@ from django.utils import timezone
 
 from accounts import audit
 from accounts.models import User
-from gateway import credentials
+from gateway import credentials, routing
 from gateway.forms import ModelsField, SecretField, provider_choices
 from gateway.models import Credential
 from gateway.probe import probe
@@ -47,7 +47,7 @@ class PlatformCredentialForm(_ModelForm):
         self.fields["models"].initial = "\n".join(self.instance.allowed_models)
         if provider := self.fields.get("provider"):
             assert isinstance(provider, forms.ChoiceField)  # noqa: S101  (declared above)
-            provider.choices = [choice for choice in provider_choices() if choice[0] != credentials.CUSTOM]
+            provider.choices = [choice for choice in provider_choices() if choice[0] != routing.CUSTOM]
 
     def clean(self) -> dict[str, Any]:
         """Check everything `credentials` would refuse, so that saving cannot fail half-way."""

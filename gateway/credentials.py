@@ -35,14 +35,13 @@ from accounts.models import Organization, User
 from gateway import operator_keys
 from gateway.models import Credential
 from gateway.providers import Provider, catalog
+from gateway.routing import CUSTOM
 from respan import ids, outbound, pool
 from respan.errors import Error
 from respan.shared import Shared
 
 log = structlog.get_logger(__name__)
 
-# The provider id of a server of an organization's own; its credential's name is the prefix of its models.
-CUSTOM = "custom"
 FRESH_S = 5.0
 STALE_S = 600.0
 OPEN_S = 60.0

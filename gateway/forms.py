@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 from django import forms
 
-from gateway.credentials import CUSTOM, MAX_SECRET_CHARS, Secret
+from gateway.credentials import MAX_SECRET_CHARS, Secret
 from gateway.providers import catalog
+from gateway.routing import CUSTOM
 
 
 class SecretField(forms.CharField):

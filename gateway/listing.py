@@ -8,26 +8,14 @@ them, `providers.py` has the facts.
 from collections.abc import Sequence
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any, Protocol, TypedDict
+from typing import Any, TypedDict
 
 import msgspec
 
 from gateway.providers import Catalog, Model, Provider
+from gateway.routing import CUSTOM, Key
 
 _encode = msgspec.json.Encoder(decimal_format="number").encode
-# Which provider a custom server's credential names; its own name is the prefix of its models.
-_CUSTOM = "custom"
-
-
-class Credential(Protocol):
-    """What a listing needs to know of a credential."""
-
-    @property
-    def provider(self) -> str: ...
-    @property
-    def name(self) -> str: ...
-    @property
-    def models(self) -> tuple[str, ...]: ...
 
 
 class ProviderEntry(TypedDict):
@@ -66,7 +54,7 @@ def public(catalog: Catalog, *, unnest: bool) -> bytes:
     return _encode(entries if unnest else {"models": entries})
 
 
-def models(catalog: Catalog, *, own: Sequence[Credential], platform: Sequence[Credential]) -> bytes:
+def models(catalog: Catalog, *, own: Sequence[Key], platform: Sequence[Key]) -> bytes:
     """Return OpenAI's `{"object": "list", "data": [...]}` of the catalogue and of the organization's own servers.
 
     `available_to_user` tells whether a key of the organization or of the operator reaches the model.
@@ -77,18 +65,18 @@ def models(catalog: Catalog, *, own: Sequence[Credential], platform: Sequence[Cr
         provider = catalog.providers[model.provider]
         data.append(_item(model.full_name, provider.id, _entry(model, provider), _reachable(model, provider, keys)))
     for key in own:
-        if key.provider == _CUSTOM:
-            data += [_custom_item(key, name, catalog.providers[_CUSTOM]) for name in key.models]
+        if key.provider == CUSTOM:
+            data += [_custom_item(key, name, catalog.providers[CUSTOM]) for name in key.models]
     return _encode({"object": "list", "data": data})
 
 
-def _reachable(model: Model, provider: Provider, keys: Sequence[Credential]) -> bool:
+def _reachable(model: Model, provider: Provider, keys: Sequence[Key]) -> bool:
     if model.free or provider.auth == "none":
         return True
     return any(key.provider == model.provider and (not key.models or model.id in key.models) for key in keys)
 
 
-def _custom_item(key: Credential, name: str, custom: Provider) -> dict[str, Any]:
+def _custom_item(key: Key, name: str, custom: Provider) -> dict[str, Any]:
     entry = _entry(custom.unlisted(name), custom)
     entry["model_name"] = entry["display_name"] = f"{key.name}/{name}"
     entry["provider"]["provider_name"] = entry["provider"]["provider_id"] = key.name

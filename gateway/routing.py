@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from gateway.providers import Model
 
 PaidBy = Literal["own_key", "credits", "free"]
+# The provider id of a server of an organization's own; its key's name is the prefix of its models.
 CUSTOM = "custom"
 
 

@@ -18,7 +18,7 @@ from django.views.decorators.http import require_http_methods, require_POST
 from accounts import audit
 from accounts.models import Organization, Role
 from accounts.tenancy import MemberRequest, has_role, require_role
-from gateway import credentials
+from gateway import credentials, routing
 from gateway.forms import CredentialForm, NewCredentialForm, ProbeForm
 from gateway.models import Credential
 from gateway.probe import probe
@@ -161,7 +161,7 @@ def _list(request: MemberRequest, form: NewCredentialForm, *, status: int = HTTP
         "form": form,
         "may_manage": has_role(request.membership, Role.ADMIN),
         "providers": [provider for provider in catalog().providers.values() if "api_key" in provider.credential_fields],
-        "custom": credentials.CUSTOM,
+        "custom": routing.CUSTOM,
     }
     return pages.render(request, "gateway/integrations.html", context, status=status)
 

@@ -166,7 +166,6 @@ class Writer:
         """Open a new folder. Raises: SpoolUnavailable."""
         self.owner = ids.new_uuid().hex
         self.folder = spool / self.owner
-        self.pid = os.getpid()
         self._segment_bytes = segment_bytes
         self._segment_age_s = segment_age_s
         self._mutex = threading.Lock()
