@@ -9,6 +9,9 @@ define install
 	@test -x $(BIN)/python || { echo "Making $(VENV) ..."; $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }; }
 	@$(BIN)/python .ci/install $(1)
 endef
+# What builds the pages' files, as locked; a stamp in node_modules holds the lock's hash. Only `check` and `assets` need it.
+npm = { sha256sum package-lock.json | cmp -s - node_modules/.stamp || { npm install --no-save --ignore-scripts --no-audit \
+	--no-fund --silent && sha256sum package-lock.json > node_modules/.stamp; }; }
 # What `manage.py check --deploy` judges: a production's settings. No secret, no host that exists.
 PRODUCTION := env RESPAN_ENV_FILE=/dev/null HOST=0.0.0.0 SECURE_SSL_REDIRECT=true \
 	RESPAN_BASE_URL=https://respan.example.com \
@@ -17,7 +20,7 @@ PRODUCTION := env RESPAN_ENV_FILE=/dev/null HOST=0.0.0.0 SECURE_SSL_REDIRECT=tru
 	RESPAN_KEY_PEPPER=a-pepper-for-checks-only-0123456789 \
 	RESPAN_KEYS=k1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=
 
-.PHONY: run test check test-long bench lock fmt
+.PHONY: run test check test-long bench lock fmt assets
 
 run: ## Start everything (Ctrl-C stops it); PORT, HOST and RESPAN_DATA_DIR are honoured
 	$(call install,requirements)
@@ -40,7 +43,11 @@ check: ## Judge the code: format, lint, types, import rules, deployment settings
 	  $(PRODUCTION) $(BIN)/python -W error::DeprecationWarning manage.py check --deploy --fail-level WARNING
 	@echo "== migrations"; \
 	  $(PRODUCTION) $(BIN)/python -W ignore::RuntimeWarning manage.py makemigrations --check --dry-run
+	@echo "== built pages"; $(npm) && npm run --silent check
 	@echo "== catalogue"; $(PRODUCTION) $(BIN)/python manage.py sync_catalog --check
+
+assets: ## Build respan/static/dist from respan/assets and templates (Node 20 and npm)
+	@$(npm) && npm run --silent build
 
 bench: ## Measure CPU and latency of the gateway beside a raw relay
 	$(call install,requirements-test)
