@@ -42,8 +42,8 @@ RETRY_PAUSE_S = 0.02
 MAX_NANO = 1 << 62
 
 _HOLD_MANY = (
-    "SELECT verdicts, rooms FROM billing_hold_many(%s::uuid[], %s::bigint[], %s::bigint[], %s::text[],"
-    " %s::timestamptz[], %s, %s)"
+    "SELECT verdicts, rooms FROM billing_hold_many($1::uuid[], $2::bigint[], $3::bigint[], $4::text[],"
+    " $5::timestamptz[], $6::boolean, $7::boolean)"
 )
 
 
@@ -293,26 +293,31 @@ async def _hold_many(
     requests: Sequence[HoldRequest], *, retry: bool, patient: bool
 ) -> tuple[Sequence[int], Sequence[int]]:
     """Ask the database for verdicts; the requests are sorted by wallet."""
-    parameters = (
-        _array(str(request.id) for request in requests),
-        _array(str(request.organization_id) for request in requests),
-        _array(str(min(request.amount_nano, MAX_NANO)) for request in requests),
-        _array(_quoted(request.owner) for request in requests),
-        _array(_quoted(request.deadline_at.isoformat()) for request in requests),
-        retry,
-        patient,
+    verdicts, rooms = await pool.ask(
+        _HOLD_MANY,
+        (
+            _array(str(request.id) for request in requests),
+            _array(str(request.organization_id) for request in requests),
+            _array(str(min(request.amount_nano, MAX_NANO)) for request in requests),
+            _array(_quoted(request.owner) for request in requests),
+            _array(_quoted(request.deadline_at.isoformat()) for request in requests),
+            b"t" if retry else b"f",
+            b"t" if patient else b"f",
+        ),
     )
-    async with pool.connection() as connection:
-        cursor = await connection.execute(_HOLD_MANY, parameters, binary=True)
-        row = await cursor.fetchone()
-    if row is None:
-        raise psycopg.InterfaceError("no verdicts")
-    return row[0], row[1]
+    return _numbers(verdicts), _numbers(rooms)
 
 
-def _array(literals: Iterable[str]) -> str:
+def _array(literals: Iterable[str]) -> bytes:
     """Write an array for PostgreSQL to read: a third of the time of psycopg's general way."""
-    return f"{{{','.join(literals)}}}"
+    return f"{{{','.join(literals)}}}".encode()
+
+
+def _numbers(array: bytes | None) -> list[int]:
+    """Read an array of numbers as PostgreSQL writes it."""
+    if array is None:
+        raise psycopg.InterfaceError("no verdicts")
+    return [int(number) for number in array[1:-1].split(b",")]
 
 
 def _quoted(text: str) -> str:

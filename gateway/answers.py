@@ -13,6 +13,8 @@ from django.http import StreamingHttpResponse
 
 from gateway import upstream
 from gateway.dialects import openai_chat
+from gateway.dialects.openai_answer import written
+from gateway.framing import Event, FramingError
 from respan.errors import Error
 
 if TYPE_CHECKING:
@@ -88,16 +90,41 @@ def without_keys(body: bytes, secret: str) -> bytes:
     return _KEY_FRAGMENT.sub(b"***", body)
 
 
+class Reader(openai_chat.StreamReader):
+    """The dialect's reader, with a short way for what nearly all of a stream is: events that only write text."""
+
+    def feed(self, block: bytes) -> bytes:
+        """Take a block, return what to forward. Raises: openai_chat.InvalidStream."""
+        self._kept += len(block)
+        data = self._sse.sole(block)
+        if data is not None:
+            return block if self._writes(data) else self._take(Event(block, data))
+        try:
+            events = self._sse.feed(block)
+        except FramingError as error:
+            raise openai_chat.InvalidStream(str(error)) from error
+        return b"".join([event.raw if self._writes(event.data) else self._take(event) for event in events])
+
+    def _writes(self, data: bytes) -> bool:
+        if not self.started or self.saw_done or self._kept > openai_chat.MAX_KEPT_BYTES:
+            return False
+        choices = written(data, usage_may_show=self._include_usage)
+        if not choices:
+            return False
+        self._choices.write(choices)
+        return True
+
+
 class Relay:
     """A provider's stream on its way to the client. `aclose()` is called whether it was ever started or not."""
 
-    __slots__ = ("blocks", "call", "ended", "reader", "response")
+    __slots__ = ("call", "ended", "next_block", "reader", "response")
 
-    def __init__(self, call: "Call", response: httpx.Response, reader: openai_chat.StreamReader) -> None:
+    def __init__(self, call: "Call", response: httpx.Response, *, include_usage: bool) -> None:
         self.call = call
         self.response = response
-        self.reader = reader
-        self.blocks = upstream.blocks(response, deadline=call.deadline)
+        self.reader = Reader(include_usage=include_usage)
+        self.next_block = upstream.next_block(response)
         self.ended = False
 
     def __aiter__(self) -> "Relay":
@@ -105,19 +132,24 @@ class Relay:
 
     async def __anext__(self) -> bytes:
         """Return the next bytes for the client; the call is closed before the last of them are released."""
+        reader, call = self.reader, self.call
         while not self.ended:
             try:
-                block = await anext(self.blocks)
-                forward = self._shown(self.reader.feed(block))
+                # The transport stops a silent provider; one that never ends is stopped here.
+                if time.monotonic() > call.deadline:
+                    return self._broken(upstream.UpstreamTimeout())
+                forward = reader.feed(await self.next_block())
+                if reader.error is not None:
+                    forward = self._shown(forward)
             except StopAsyncIteration:
-                return self._finish(self._shown(self.reader.end()))
-            except Error as error:
-                return self._broken(error)
+                return self._finish(self._shown(reader.end()))
+            except httpx.TransportError as error:
+                return self._broken(upstream.failure(error))
             except openai_chat.InvalidStream as error:
                 return self._broken(upstream.UpstreamInvalid(str(error)))
-            if self.call.ttft_us is None and self.reader.started:
-                self.call.ttft_us = int((time.monotonic() - self.call.started) * 1_000_000)
-            if self.reader.saw_done:
+            if call.ttft_us is None and reader.started:
+                call.ttft_us = int((time.monotonic() - call.started) * 1_000_000)
+            if reader.saw_done:
                 return self._finish(forward)
             if forward:
                 return forward
@@ -149,6 +181,10 @@ class Relay:
     def _close(self, status: str, error: Error | None = None) -> None:
         body = self._shown(self.reader.assembled()) if not self.call.params.disable_log else None
         self.call.close(status=status, error=error, answer=self.reader.answer(), response_body=body)
+
+    def close_at_once(self) -> bool:
+        """Close if that needs no waiting, as after a whole answer; tell whether it did. Else `aclose` has to."""
+        return self.call.closed and self.reader.saw_done and upstream.finish_at_once(self.response)
 
     async def aclose(self) -> None:
         """Close the call, as aborted if its end was not reached, and cancel the provider if it still sends."""

@@ -11,6 +11,8 @@ from typing import NamedTuple
 # One event may not be larger: a provider that never ends a line must not fill our memory.
 MAX_EVENT_BYTES = 1024 * 1024
 
+# What is left over of a block and is put before the next one; more of it is not copied for each block.
+_SHORT = 16 * 1024
 _BOM = b"\xef\xbb\xbf"
 # A line end and at once another one. Atomic, so that CR LF is never taken for two line ends.
 _EVENT_END = re.compile(rb"(?>\r\n|\r|\n)(?>\r\n|\r|\n)")
@@ -44,6 +46,24 @@ class SSE:
         self._first = True
         self._broken: FramingError | None = None
 
+    def sole(self, block: bytes) -> bytes | None:
+        """Return the data of a block that is one event of one line, the usual case of a stream; else None.
+
+        `feed` takes what this does not.
+        """
+        if (
+            block.startswith(b"data: ")
+            and block.find(b"\n") == len(block) - 2
+            and block.endswith(b"\n")
+            and not self._pending
+            and not self._first
+            and self._broken is None
+            and b"\r" not in block
+            and len(block) <= self._limit
+        ):
+            return block[6:-2]
+        return None
+
     def feed(self, block: bytes) -> list[Event]:
         """Return the events that are complete now.
 
@@ -51,12 +71,14 @@ class SSE:
         """
         if self._broken is not None:
             raise self._broken
-        if not self._pending and not self._first and b"\r" not in block and len(block) <= self._limit:
-            if block.endswith(b"\n\n") and block.find(b"\n\n") == len(block) - 2:
-                return [_event(block)]  # the usual case: a block is an event
-            parts = block.split(b"\n\n")
-            if not parts[-1]:
-                return [_event(part + b"\n\n") for part in parts[:-1]]
+        if b"\r" not in block and len(self._pending) <= _SHORT and b"\r" not in self._pending:
+            whole = bytes(self._pending) + block if self._pending else block
+            if len(whole) <= self._limit:  # usual line ends, no event too large: cut without searching
+                *parts, rest = whole.split(b"\n\n")
+                self._pending = bytearray(rest)
+                self._searched = max(len(rest) - 3, 0)
+                first = [self._made(parts.pop(0) + b"\n\n")] if self._first and parts else []
+                return first + [_event(part + b"\n\n") for part in parts]
         self._pending += block
         return self._complete(final=False)
 

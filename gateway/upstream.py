@@ -14,12 +14,12 @@ answer within a limit. Never opens a socket itself (`respan.outbound`, `gateway.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 import httpx
 
 from respan.errors import Error
-from respan.outbound import AddressRefused, Dropped, ForbiddenAddress
+from respan.outbound import AddressRefused, Body, Dropped, ForbiddenAddress
 
 # Waiting for the end of a stream whose last event has come: it saves a new connection (and TLS) for the next call.
 FINISH_GRACE_S = 0.05
@@ -98,15 +98,24 @@ async def send(request: httpx.Request, *, transport: httpx.AsyncBaseTransport, d
         raise failure(error) from error
 
 
+def next_block(response: httpx.Response) -> Callable[[], Awaitable[bytes]]:
+    """Return the function that waits for the next block of a response's body.
+
+    It raises what the transport raises (`failure` says what a client is told) and StopAsyncIteration at the end. Not an
+    iterator of its own: each layer around a block is paid for each event of a stream.
+    """
+    assert isinstance(response.stream, httpx.AsyncByteStream)  # noqa: S101  (for the type checker)
+    return aiter(response.stream).__anext__
+
+
 class Blocks:
     """The body of a response, block by block, raising what a client can be told."""
 
     __slots__ = ("_deadline", "_next")
 
     def __init__(self, response: httpx.Response, deadline: float | None) -> None:
-        assert isinstance(response.stream, httpx.AsyncByteStream)  # noqa: S101  (for the type checker)
         self._deadline = deadline
-        self._next = aiter(response.stream).__anext__
+        self._next = next_block(response)
 
     def __aiter__(self) -> "Blocks":
         return self
@@ -154,6 +163,15 @@ async def finish(response: httpx.Response) -> None:
         pass
     finally:
         await response.aclose()
+
+
+def finish_at_once(response: httpx.Response) -> bool:
+    """Close a response whose end has arrived already, and tell whether it had: the usual case of `finish`."""
+    stream = response.stream
+    if not isinstance(stream, Body) or not stream.has_ended:
+        return False
+    stream.close()
+    return True
 
 
 def failure(error: httpx.TransportError) -> Error:

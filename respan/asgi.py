@@ -5,8 +5,8 @@ own handler, which starts two threads a request and hops one for each refusal. I
 the body (limit and time-out), unknown paths, the client's disconnect, a client that stops reading, and the finalizers
 of streams. It never knows a dialect or an account. Neighbours: `gateway.urls`, `gateway.api`.
 
-A stream is a response with a `relay`: an object with `__anext__` and an idempotent `aclose()`, which is always called;
-a generator that never started would skip its own `finally`.
+A stream is a response with a `relay`: an object with `__anext__` and an idempotent `aclose()`, which is always called
+unless `close_at_once()` could do without waiting; a generator that never started would skip its own `finally`.
 """
 
 import asyncio
@@ -81,11 +81,25 @@ async def read_body(scope: Message, receive: Receive) -> bytes | None:
     for name, value in scope["headers"]:
         if name == b"content-length" and (not value.isdigit() or int(value) > limit):
             raise BodyTooLarge
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101  (an ASGI server always runs us in a task)
+    late = False
+
+    def give_up() -> None:
+        nonlocal late
+        late = True
+        task.cancel()
+
+    # By hand: `asyncio.timeout` costs as much as a task of its own, and nearly every body is here already.
+    alarm = asyncio.get_running_loop().call_later(settings.RESPAN_BODY_TIMEOUT_S, give_up)
     try:
-        async with asyncio.timeout(settings.RESPAN_BODY_TIMEOUT_S):
-            return await _read_parts(receive, limit)
-    except TimeoutError as error:
-        raise BodyTimeout from error
+        return await _read_parts(receive, limit)
+    except asyncio.CancelledError:
+        if not late or task.uncancel():
+            raise
+        raise BodyTimeout from None
+    finally:
+        alarm.cancel()
 
 
 async def _read_parts(receive: Receive, limit: int) -> bytes | None:
@@ -181,7 +195,7 @@ class Lean:
 class Exchange:
     """One request and its answer."""
 
-    __slots__ = ("app", "gone", "is_sending", "match", "over", "receive", "scope", "send", "sent", "task")
+    __slots__ = ("alarm", "app", "gone", "is_sending", "match", "over", "receive", "scope", "send", "sent", "task")
 
     def __init__(self, app: Lean, scope: Message, match: ResolverMatch, receive: Receive, send: Send) -> None:
         self.app = app
@@ -193,6 +207,7 @@ class Exchange:
         self.gone = False
         self.is_sending = False
         self.sent = 0
+        self.alarm: asyncio.TimerHandle | None = None
 
     async def run(self) -> None:
         task = asyncio.current_task()
@@ -216,7 +231,7 @@ class Exchange:
             self.over = True
             watcher.cancel()
             relay = getattr(response, "relay", None)
-            if relay is not None:
+            if relay is not None and not relay.close_at_once():
                 await self.app.finish(relay.aclose())
         return None
 
@@ -253,7 +268,7 @@ class Exchange:
             await self.send({"type": "http.response.body", "body": content})
             return
         send = self.send
-        watch = asyncio.get_running_loop().create_task(self.watch_progress())
+        self.watch_progress(idle=0, seen=-1)
         try:
             await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
             async for block in relay:
@@ -264,20 +279,21 @@ class Exchange:
             self.over = self.is_sending = True
             await send({"type": "http.response.body", "body": b""})
         finally:
-            watch.cancel()
+            if self.alarm is not None:
+                self.alarm.cancel()
             self.over = True
 
-    async def watch_progress(self) -> None:
+    def watch_progress(self, idle: int, seen: int) -> None:
         """Give up on a client that reads nothing: it would hold its call, and its credits, for ever.
 
         Only a send that waits for the client counts, and it is looked at from beside: a clock read for each event of a
         stream would cost more than the looking.
         """
-        step, idle, seen = settings.RESPAN_WRITE_STALL_TIMEOUT_S / 10, 0, -1
-        while idle < 10:
-            await asyncio.sleep(step)
-            idle = idle + 1 if self.is_sending and self.sent == seen else 0
-            seen = self.sent
+        idle = idle + 1 if self.is_sending and self.sent == seen else 0
+        if idle < 10:
+            step = settings.RESPAN_WRITE_STALL_TIMEOUT_S / 10
+            self.alarm = asyncio.get_running_loop().call_later(step, self.watch_progress, idle, self.sent)
+            return
         self.gone = True
         self.task.cancel()
 

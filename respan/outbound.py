@@ -360,7 +360,9 @@ class Transport(httpx.AsyncBaseTransport):
         dial = _Dial(named=named)
         here = _here()
         await here.admit()
-        expiry = _alarm(limits.get("total"), dial)
+        total_s = limits.get("total")
+        # The one timer that ends a request as a whole, before its head or in the middle of its body.
+        expiry = None if total_s is None else asyncio.get_running_loop().call_later(total_s, dial.expire)
         try:
             head = dial.head = await self._head(request, url, here.session(self.policy), limits, dial)
         except BaseException:
@@ -368,7 +370,7 @@ class Transport(httpx.AsyncBaseTransport):
             if expiry is not None:
                 expiry.cancel()
             raise
-        body = _Body(head, here.places.release, limits.get("read"), expiry)
+        body = Body(head, here.places.release, limits.get("read"), expiry)
         if head.headers.get("Content-Encoding", "identity") != "identity":
             await body.aclose()
             raise httpx.RemoteProtocolError("The answer is compressed although that was not offered.", request=request)
@@ -390,7 +392,9 @@ class Transport(httpx.AsyncBaseTransport):
         body = request.extensions.get("body")
         if body is None:
             body = await request.aread()
-        timeout = _timeout(limits.get("connect"), limits.get("first_byte"), limits.get("total"))
+        connect, total = limits.get("connect"), limits.get("total")
+        shorter = total is not None and (connect is None or total < connect)
+        timeout = _timeout(total if shorter else connect, limits.get("first_byte"))
         try:
             try:
                 return await _post(session, request.method, url, headers, body, timeout, dial)
@@ -408,11 +412,6 @@ def _target(text: str, policy: Policy) -> tuple[URL, bool]:
     """Parse and check a URL once; what is checked is what is dialled. Raises: ForbiddenAddress."""
     url = URL(text, encoded=True)  # as it was signed: never escaped a second time
     return url, _check_origin(url.scheme, (url.raw_host or "").lower(), url.port or 0, policy)
-
-
-def _alarm(total_s: float | None, dial: _Dial) -> asyncio.TimerHandle | None:
-    """Set the one timer that ends a request as a whole, before its head or in the middle of its body."""
-    return None if total_s is None else asyncio.get_running_loop().call_later(total_s, dial.expire)
 
 
 async def _post(
@@ -457,14 +456,8 @@ def _headers(request: httpx.Request) -> CIMultiDict[str]:
 _FRAMING = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection", b"accept-encoding"})
 
 
-def _timeout(connect: float | None, first_byte: float | None, total: float | None) -> aiohttp.ClientTimeout:
-    if total is not None and (connect is None or total < connect):
-        return aiohttp.ClientTimeout(total=None, connect=total, sock_read=first_byte)
-    return _usual_timeout(connect, first_byte)
-
-
 @lru_cache(maxsize=256)
-def _usual_timeout(connect: float | None, first_byte: float | None) -> aiohttp.ClientTimeout:
+def _timeout(connect: float | None, first_byte: float | None) -> aiohttp.ClientTimeout:
     return aiohttp.ClientTimeout(total=None, connect=connect, sock_read=first_byte)
 
 
@@ -496,7 +489,7 @@ def _meaning(error: Exception, dial: _Dial, request: httpx.Request | None) -> ht
     return httpx.LocalProtocolError(text, request=request)
 
 
-class _Body(httpx.AsyncByteStream):
+class Body(httpx.AsyncByteStream):
     """The body of an answer, in blocks as they arrive.
 
     Read to its end it gives its connection back to the pool; closed before, the connection is aborted at once.
@@ -516,6 +509,9 @@ class _Body(httpx.AsyncByteStream):
         self._started = False
         self._closed = False
         self._expiry = expiry
+        self._loop = asyncio.get_running_loop()
+        self._waiting_since: float | None = None
+        self._silence: asyncio.TimerHandle | None = None
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
@@ -523,42 +519,67 @@ class _Body(httpx.AsyncByteStream):
     async def __anext__(self) -> bytes:
         if self._closed:
             raise StopAsyncIteration
+        self._waiting_since = self._loop.time()
         try:
             block = await self._content.readany()
         except (aiohttp.ClientError, OSError, RuntimeError) as error:
-            self._shut()
+            self.close()
             raise _loss(error) from error
+        self._waiting_since = None
         if not block:
-            self._shut()
+            self.close()
             raise StopAsyncIteration
         if not self._started:
             self._started = True
             self._expect_gaps()
         return block
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the whole body has come and was read, so that closing it breaks nothing off."""
+        return self._closed or self._content.at_eof()
+
     async def aclose(self) -> None:
-        self._shut()
+        self.close()
 
     def _expect_gaps(self) -> None:
-        """From the first block on, the time between blocks counts."""
+        """From the first block on, count the time between blocks; aiohttp's timer would be set anew for every block."""
         connection = self._head.connection
-        if connection is not None and connection.protocol is not None:
-            connection.protocol.read_timeout = self._gap_s
-            connection.protocol.start_timeout()
+        if connection is None or connection.protocol is None:
+            return  # all of it is here
+        connection.protocol.read_timeout = None
+        connection.protocol.start_timeout()
+        if self._gap_s is not None:
+            self._silence = self._loop.call_later(self._gap_s, _look_for_silence, weakref.ref(self), self._gap_s)
 
-    def _shut(self) -> None:
+    def look_for_silence(self, gap_s: float) -> None:
+        since = self._waiting_since
+        left = gap_s if since is None else since + gap_s - self._loop.time()
+        if left > 0:
+            self._silence = self._loop.call_later(left, _look_for_silence, weakref.ref(self), gap_s)
+            return
+        self._content.set_exception(aiohttp.SocketTimeoutError("The answer stopped coming."))
+        _abort(self._head)
+
+    def close(self) -> None:
         if self._closed:
             return
         self._closed = True
-        if self._expiry is not None:
-            self._expiry.cancel()
+        for timer in (self._expiry, self._silence):
+            if timer is not None:
+                timer.cancel()
         _abort(self._head)  # does nothing when the body was received whole: its connection is back in the pool
         self._head.close()
         self._release()
 
     def __del__(self) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed
-            self._shut()
+            self.close()
+
+
+def _look_for_silence(reference: "weakref.ref[Body]", gap_s: float) -> None:
+    if (body := reference()) is not None:  # a timer must not keep alive what nobody reads any more
+        body.look_for_silence(gap_s)
 
 
 def _abort(head: aiohttp.ClientResponse) -> None:

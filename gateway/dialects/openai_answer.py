@@ -1,7 +1,8 @@
 """Pure: what an OpenAI-compatible answer said, piece by piece: choices, usage, errors, in every shape seen in the wild.
 
 Responsible for gathering the deltas of a stream (or the message of a whole answer) and for normalising usage. Never
-sees server-sent events or the client's side. Neighbour: `openai_chat`, which is the door; nobody else imports this.
+sees server-sent events or the client's side. Neighbour: `openai_chat`, which is the door; only `gateway.answers` goes
+past it, for the chunks that make up nearly all of a stream (`written`).
 
 The oddities, by provider (recorded 2024-2026): Mistral sends content as a list and tool calls without a type; DeepSeek,
 Mistral, Together send usage on the finish chunk, DeepSeek on many; Groq under `x_groq`; Moonshot inside the choice; xAI
@@ -103,6 +104,48 @@ def usual(body: bytes) -> tuple[Usage, str, str] | None:
     return usage, answer.model, answer.choices[0].finish_reason
 
 
+class _Delta(msgspec.Struct):
+    """A delta that only writes text; null is all that other members of it may hold."""
+
+    content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    refusal: None = None
+    tool_calls: None = None
+    function_call: None = None
+    audio: None = None
+
+
+class _Writing(msgspec.Struct):
+    delta: _Delta
+    index: int = 0
+    finish_reason: None = None
+    error: None = None
+    usage: None = None
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[_Writing]
+    usage: msgspec.UnsetType | None = msgspec.UNSET
+    error: None = None
+    x_groq: None = None
+
+
+_chunk = msgspec.json.Decoder(_Chunk).decode
+
+
+def written(data: bytes, *, usage_may_show: bool) -> list[_Writing] | None:
+    """Return the choices of a chunk that does nothing but write text; None for any other (read it in full).
+
+    A third of the time of the full reading. With `usage_may_show` off a chunk with `"usage":null` is another one.
+    """
+    try:
+        chunk = _chunk(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return chunk.choices if usage_may_show or chunk.usage is msgspec.UNSET else None
+
+
 def storable(value: object) -> str | None:
     """Return a short text of a provider's that any table can hold, or None."""
     if not isinstance(value, str) or not value:
@@ -170,6 +213,19 @@ class Choices:
                 gathered.take(delta)
             if len(choice) > 2:
                 self._note(choice, gathered)
+
+    def write(self, choices: list[_Writing]) -> None:
+        """Take the choices of a chunk that was read by `written`."""
+        for choice in choices:
+            gathered = self._by_index.get(choice.index)
+            if gathered is None:
+                gathered = self._by_index[choice.index] = _Choice()
+            delta = choice.delta
+            if delta.content:
+                gathered.content.append(delta.content)
+            thought = delta.reasoning_content or delta.reasoning
+            if thought:
+                gathered.reasoning.append(thought)
 
     def take_reasons(self, choices: object) -> None:
         """Take only why the choices ended."""

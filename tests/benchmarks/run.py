@@ -3,7 +3,8 @@
 Starts a fake provider (C), a raw relay (uvicorn and aiohttp, nothing else) and a whole installation (`manage.py up`),
 then visits them in turn and prints medians. CPU is user plus system time of the process, divided by calls. In columns
 "alone" shipper and worker are paused meanwhile: what they cost web is cache, not work. The machine is noisy: trust CPU
-before latency, and ratios before either. Not a test: nothing here fails for being slow.
+before latency, and ratios before either. A hold waits for the database's disk: what a lone `fdatasync` takes there is
+printed, to be subtracted. Not a test: nothing here fails for being slow.
 Neighbours: `gwload.c` (load), `fakeup.c` (provider), `relay.py`, `docs/performance.md` (where figures are kept).
 """
 
@@ -21,10 +22,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psycopg
+
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
+from respan import embedded  # noqa: E402
 from tests.servers import Installation, free_port, wait_until  # noqa: E402
 
 BIN = HERE / "bin"
@@ -143,17 +147,61 @@ def backends(installation: Installation) -> list[int]:
     return [pid] if pid else []
 
 
+def sync_ms(folder: Path, *, times: int = 300) -> tuple[float, float]:
+    """Return what `fdatasync` of a page takes in a folder, p50 and p99, with the pauses a lone call makes."""
+    path = folder / "fdatasync.probe"
+    took = []
+    try:
+        with path.open("wb", buffering=0) as file:
+            file.write(bytes(times * 8192))
+            os.fsync(file.fileno())
+            for number in range(times):
+                time.sleep(0.003)
+                os.pwrite(file.fileno(), b"x" * 8192, number * 8192)
+                begun = time.perf_counter()
+                os.fdatasync(file.fileno())
+                took.append((time.perf_counter() - begun) * 1000)
+    finally:
+        path.unlink(missing_ok=True)
+    return statistics.median(took), statistics.quantiles(took, n=100)[98]
+
+
+def report_disk(installation: Installation) -> None:
+    """Print what the disk asks for: every hold waits for one write-ahead log's sync; the spool's has a thread."""
+    print()
+    for whose, folder in (("database", embedded.home_of(installation.data_dir)), ("spool", installation.data_dir)):
+        p50, p99 = sync_ms(folder)
+        print(f"fdatasync of 8 KiB on the disk of the {whose}: {p50:.2f} ms (p50), {p99:.2f} ms (p99)")
+
+
 @contextmanager
 def paused(installation: Installation, *, wanted: bool) -> Iterator[None]:
     """Stop shipper, worker and beat for as long as the block lasts: on two cores they share caches with web."""
     names = [name for name in ("shipper", "worker", "beat") if wanted]
-    for name in names:
-        os.killpg(installation.pids[name], signal.SIGSTOP)
+
+    def tell(number: int) -> None:
+        for name in names:
+            os.killpg(installation.pids[name], number)
+
+    tell(signal.SIGSTOP)
     try:
+        # A worker stopped in the middle of a settlement keeps its wallet locked: let it end that first.
+        while names and is_settling(installation):
+            tell(signal.SIGCONT)
+            time.sleep(0.2)
+            tell(signal.SIGSTOP)
         yield
     finally:
-        for name in names:
-            os.killpg(installation.pids[name], signal.SIGCONT)
+        tell(signal.SIGCONT)
+
+
+def is_settling(installation: Installation) -> bool:
+    """Tell whether a transaction has touched the wallets and is open; asked while no calls are made."""
+    with psycopg.connect(installation.database_url) as connection:
+        row = connection.execute(
+            "SELECT EXISTS (SELECT FROM pg_locks WHERE relation = 'billing_wallet'::regclass)"
+        ).fetchone()
+    return bool(row and row[0])
 
 
 def measure(installation: Installation, targets: dict, bodies: dict, rounds: int, seconds: float) -> dict:
@@ -205,6 +253,7 @@ def report(rows: dict, names: list[str]) -> None:
     line("JSON p50 ms, 1 connection", "one", "p50", "{:.2f}")
     line("JSON p99 ms, 1 connection", "one", "p99", "{:.2f}")
     line("JSON max ms, 1 connection", "one", "max", "{:.2f}")
+    line("lone calls of 35 to 50 ms, % (a delayed ACK)", "one", "step40", "{:.2%}")
     line("first event p50 ms, lone stream", "lone stream", "ttfb50", "{:.2f}")
     line("JSON p50 ms, 32 connections", "many", "p50", "{:.2f}")
     line("JSON p99 ms, 32 connections", "many", "p99", "{:.2f}")
@@ -273,6 +322,7 @@ def main() -> None:
             "credits, alone": (gateway, credits, web, ours),
         }
         rows = measure(installation, targets, bodies, options.rounds, options.seconds)
+        report_disk(installation)
     report(rows, list(targets))
 
 

@@ -276,18 +276,17 @@ def test_a_database_that_is_away_is_refused_within_about_a_second(monkeypatch: p
     assert not Hold.objects.filter(pk=wanted.id).exists()
 
 
-def kill_who_waits() -> None:
-    """Kill the backend of a hold that waits for a lock."""
-    with connect() as somebody:
-        for _ in range(200):
-            killed = somebody.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'respan-gateway'"
-                " AND datname = current_database() AND wait_event_type = 'Lock'"
-            ).fetchall()
-            somebody.rollback()
-            if killed:
-                return
-            time.sleep(0.001)
+def kill_who_waits(killer: Any) -> None:
+    """Kill the backend of a hold that waits for a lock; it waits 100 ms, so the connection is there beforehand."""
+    for _ in range(200):
+        killed = killer.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'respan-gateway'"
+            " AND datname = current_database() AND wait_event_type = 'Lock'"
+        ).fetchall()
+        killer.rollback()
+        if killed:
+            return
+        time.sleep(0.001)
     raise AssertionError("no hold was waiting")
 
 
@@ -295,18 +294,18 @@ def test_a_hold_whose_backend_is_killed_in_flight_is_held_once() -> None:
     organization = funded(100)
     first, wanted = request(organization, 10), request(organization, 60)
 
-    async def scenario(somebody: Any) -> str:
+    async def scenario(somebody: Any, killer: Any) -> str:
         await ledger.hold(first)
         await asyncio.to_thread(
             somebody.execute, "SELECT FROM billing_wallet WHERE organization_id = %s FOR UPDATE", (organization.pk,)
         )
         task = asyncio.create_task(outcome(wanted))
-        await asyncio.to_thread(kill_who_waits)
+        await asyncio.to_thread(kill_who_waits, killer)
         await asyncio.to_thread(somebody.rollback)
         return await task
 
-    with connect() as somebody:
-        assert run(scenario(somebody)) == "held"
+    with connect() as somebody, connect() as killer:
+        assert run(scenario(somebody, killer)) == "held"
     assert ledger.balance(organization.pk).held == 70
     assert books_are_right(organization)
 
