@@ -1,126 +1,70 @@
-"""The operator's console for accounts: users, organizations, memberships, API keys, the audit log.
+"""The operator's console for people: users, organizations and memberships, invitations, API keys, the audit log.
 
-Plain Django admin, for operators only (`is_superuser`), signed in through the same page and limits as everybody. What
-they change is recorded in the audit log too. Keys and events are read-only here; a key's digest is never shown.
-Neighbours: `keys.py`, `audit.py`; other apps register their own tables.
+For operators only (`is_superuser`), signed in through the same page and limits as everybody. What they change is
+recorded in the audit log too, and nothing is ever done in somebody else's name. Keys, invitations and events are
+read-only here; a digest is never shown. Neighbours: `console.py` (what all tables share), `keys.py`, `audit.py`.
 """
 
 from typing import TYPE_CHECKING, Any
 
 from allauth.account.decorators import secure_admin_login
 from allauth.account.forms import default_token_generator
+from allauth.account.models import EmailAddress
 from allauth.account.utils import user_pk_to_url_str
+from allauth.mfa.models import Authenticator
+from allauth.usersessions.models import UserSession
+from django import forms
 from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import Group
-from django.db.models import Model, QuerySet
+from django.db.models import Count, Model, Q, QuerySet
 from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect
 from django.template.response import TemplateResponse
-from django.urls import reverse
+from django.urls import URLPattern, path, reverse
 from django.utils import timezone
+from unfold.admin import TabularInline
+from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
+from unfold.paginator import InfinitePaginator
 
-from accounts import audit, keys, signup
-from accounts.models import ApiKey, AuditEvent, Membership, Organization, User
+from accounts import audit, console, keys, signup
+from accounts.models import ApiKey, AuditEvent, Invitation, Membership, Organization, User
 
 # Django's admin classes take parameters only in the type checker's eyes.
 if TYPE_CHECKING:
     MembershipInline = admin.TabularInline[Membership, Organization]
     AnyUserAdmin = DjangoUserAdmin[User]
-    AnyOrganizationAdmin = admin.ModelAdmin[Organization]
-    AnyApiKeyAdmin = admin.ModelAdmin[ApiKey]
-    AnyAuditEventAdmin = admin.ModelAdmin[AuditEvent]
 else:
-    MembershipInline = admin.TabularInline
+    MembershipInline = TabularInline
     AnyUserAdmin = DjangoUserAdmin
-    AnyOrganizationAdmin = AnyApiKeyAdmin = AnyAuditEventAdmin = admin.ModelAdmin
 
 # Sign-in to the console has the rate limits, codes and records of every other sign-in.
 admin.site.login = secure_admin_login(admin.site.login)  # type: ignore[method-assign]
-admin.site.site_header = "Respan: operator's console"
-admin.site.site_title = "Respan"
 admin.site.unregister(Group)
+# Their forms would show the secret of an authenticator app, and let an operator sign in as somebody.
+admin.site.unregister([Authenticator, UserSession])
+# Anew below, read-only: an address is verified by its owner, or comes with the user.
+admin.site.unregister(EmailAddress)
 
 
-class OperatorOnly:
-    """Permissions of operators; a staff member who is not one sees nothing of accounts."""
-
-    def has_module_permission(self, request: HttpRequest) -> bool:
-        return _is_operator(request)
-
-    def has_view_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return _is_operator(request)
-
-    def has_add_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return _is_operator(request)
-
-    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return _is_operator(request)
-
-    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return False
-
-
-class ReadOnly(OperatorOnly):
-    """Nothing can be added or changed by hand."""
-
-    def has_add_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return False
-
-
-class Audited:
-    """Write what Django's own admin log notes into the audit log as well."""
-
-    def log_addition(self, request: HttpRequest, obj: Any, message: Any) -> Any:
-        self._record(request, obj, "admin.added", message)
-        return super().log_addition(request, obj, message)  # type: ignore[misc]
-
-    def log_change(self, request: HttpRequest, obj: Any, message: Any) -> Any:
-        self._record(request, obj, "admin.changed", message)
-        return super().log_change(request, obj, message)  # type: ignore[misc]
-
-    def log_deletions(self, request: HttpRequest, queryset: QuerySet[Any]) -> Any:
-        for obj in queryset:
-            self._record(request, obj, "admin.deleted", [])
-        return super().log_deletions(request, queryset)  # type: ignore[misc]
-
-    def _record(self, request: HttpRequest, obj: Any, action: str, message: Any) -> None:
-        organization = obj if isinstance(obj, Organization) else getattr(obj, "organization", None)
-        audit.record(
-            organization=organization,
-            actor=_operator(request),
-            action=action,
-            target=f"{obj._meta.model_name} {getattr(obj, 'public_id', None) or obj}",
-            detail={"changes": message},
-            address=audit.client_address(request),
-        )
-
-
-def _is_operator(request: HttpRequest) -> bool:
-    return bool(request.user.is_active and getattr(request.user, "is_superuser", False))
-
-
-def _operator(request: HttpRequest) -> User:
-    assert isinstance(request.user, User)  # noqa: S101  (the permissions above let nobody else through)
-    return request.user
-
-
-class Memberships(OperatorOnly, MembershipInline):
+class Memberships(console.OperatorOnly, MembershipInline):
     model = Membership
     extra = 0
     autocomplete_fields = ("user",)
     readonly_fields = ("created_at",)
 
     def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return _is_operator(request)
+        return console.is_operator(request)
 
 
 @admin.register(User)
-class UserAdmin(OperatorOnly, Audited, AnyUserAdmin):
+class UserAdmin(AnyUserAdmin, console.Table):
     """Users by e-mail address; they are switched off (`is_active`), never deleted."""
+
+    form = UserChangeForm
+    add_form = UserCreationForm
+    change_password_form = AdminPasswordChangeForm
 
     ordering = ("email",)
     list_display = ("email", "name", "is_active", "is_superuser", "date_joined", "last_login")
@@ -141,7 +85,13 @@ class UserAdmin(OperatorOnly, Audited, AnyUserAdmin):
         if not change or "email" in form.changed_data:
             signup.trust_email(obj)
 
+    @console.fresh
+    def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:
+        answer: HttpResponse = super().user_change_password(request, id, form_url)
+        return answer
+
     @admin.action(description="Make password reset links")
+    @console.fresh
     def make_reset_links(self, request: HttpRequest, queryset: QuerySet[User]) -> HttpResponse | None:
         """Show a one-time reset link for each chosen user, once."""
         users = list(queryset.filter(is_active=True)[:20])
@@ -150,6 +100,7 @@ class UserAdmin(OperatorOnly, Audited, AnyUserAdmin):
             return None
         context = {
             **self.admin_site.each_context(request),
+            "title": "Password reset links",
             "links": [(user, _reset_link(request, user)) for user in users],
             "hours": settings.PASSWORD_RESET_TIMEOUT // 3600,
         }
@@ -165,7 +116,7 @@ def _reset_link(request: HttpRequest, user: User) -> str:
     )
     audit.record(
         organization=None,
-        actor=_operator(request),
+        actor=console.require_operator(request),
         action="user.reset_link_made",
         target=user.email,
         address=audit.client_address(request),
@@ -173,54 +124,183 @@ def _reset_link(request: HttpRequest, user: User) -> str:
     return f"{settings.RESPAN_BASE_URL}{path}"
 
 
+@admin.register(EmailAddress)
+class EmailAddressAdmin(console.ReadOnlyTable):
+    """Addresses that users sign in with, and whether they proved that they read them."""
+
+    list_display = ("email", "user", "verified", "primary")
+    list_filter = ("verified", "primary")
+    list_select_related = ("user",)
+    search_fields = ("email",)
+    ordering = ("email",)
+
+
 @admin.register(Organization)
-class OrganizationAdmin(OperatorOnly, Audited, AnyOrganizationAdmin):
-    list_display = ("name", "public_id", "is_demo", "created_at")
+class OrganizationAdmin(console.Table):
+    """Organizations with their members; they begin at a sign-up and are deleted by their owner."""
+
+    list_display = ("name", "public_id", "member_count", "is_demo", "created_at", "deleted_at")
+    list_filter = ("is_demo", ("deleted_at", admin.EmptyFieldListFilter))
     search_fields = ("name", "public_id")
-    fields = ("name", "public_id", "is_demo", "created_at")
-    readonly_fields = ("public_id", "is_demo", "created_at")
+    ordering = ("-created_at", "-id")
+    fields = ("name", "public_id", "is_demo", "retention_days", "zero_retention", "created_at", "deleted_at")
+    readonly_fields = ("public_id", "is_demo", "retention_days", "zero_retention", "created_at", "deleted_at")
     inlines = (Memberships,)
+    change_form_outer_before_template = "admin/console_actions.html"
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Organization]:
+        rows: QuerySet[Organization] = super().get_queryset(request).annotate(member_count=Count("memberships"))
+        return rows
+
+    @admin.display(description="members", ordering="member_count")
+    def member_count(self, organization: Any) -> int:
+        return int(organization.member_count)
 
     def has_add_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         # An organization begins with its owner and its wallet: at sign-up, not by a bare row.
         return False
 
+    def change_view(self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None) -> Any:
+        keys_url = f"{reverse('admin:accounts_apikey_changelist')}?organization__id__exact={object_id}"
+        events_url = f"{reverse('admin:accounts_auditevent_changelist')}?organization__id__exact={object_id}"
+        links = [("API keys", keys_url, "default"), ("Audit log", events_url, "default")]
+        return super().change_view(request, object_id, form_url, {"console_actions": links, **(extra_context or {})})
+
+
+class InvitationState(admin.SimpleListFilter):
+    """Which invitations: those that can still be taken, or the others."""
+
+    title = "state"
+    parameter_name = "state"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("open", "Open"), ("over", "Accepted, taken back or expired")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Invitation]) -> QuerySet[Invitation]:
+        is_open = Q(accepted_at=None, revoked_at=None, expires_at__gt=timezone.now())
+        if self.value() == "open":
+            return queryset.filter(is_open)
+        return queryset.exclude(is_open) if self.value() == "over" else queryset
+
+
+@admin.register(Invitation)
+class InvitationAdmin(console.ReadOnlyTable):
+    """Who was invited where. The link is not known here: only its digest is kept, and that is not shown."""
+
+    list_display = ("invited", "organization", "role", "state", "invited_by", "created_at", "expires_at")
+    list_filter = (InvitationState, "role")
+    list_select_related = ("organization", "invited_by")
+    search_fields = ("email", "public_id", "organization__name", "organization__public_id")
+    fields = (
+        "public_id", "organization", "email", "role", "state", "invited_by", "created_at", "expires_at",
+        "accepted_at", "accepted_by", "revoked_at",
+    )  # fmt: skip
+
+    @admin.display(description="invited", ordering="email")
+    def invited(self, invitation: Invitation) -> str:
+        return invitation.email or "anyone with the link"
+
+    @console.label("state", {"open": "info", "accepted": "success", "taken back": "warning"})
+    def state(self, invitation: Invitation) -> str:
+        if invitation.accepted_at:
+            return "accepted"
+        if invitation.revoked_at:
+            return "taken back"
+        return "open" if invitation.expires_at > timezone.now() else "expired"
+
 
 @admin.register(ApiKey)
-class ApiKeyAdmin(ReadOnly, AnyApiKeyAdmin):
-    list_display = ("name", "organization", "prefix", "last_four", "environment", "last_used_at", "revoked_at")
-    list_filter = ("environment",)
+class ApiKeyAdmin(console.ReadOnlyTable):
+    """API keys by what people recognise them by; revoking is all that can be done to one."""
+
+    list_display = ("name", "organization", "recognised_by", "environment", "state", "last_used_at", "created_at")
+    list_filter = ("environment", ("revoked_at", admin.EmptyFieldListFilter))
     list_select_related = ("organization",)
     search_fields = ("name", "public_id", "organization__name", "organization__public_id", "last_four")
     fields = (
-        "public_id",
-        "organization",
-        "name",
-        "prefix",
-        "last_four",
-        "environment",
-        "created_by",
-        "created_at",
-        "expires_at",
-        "last_used_at",
-        "revoked_at",
-    )
+        "public_id", "organization", "name", "recognised_by", "environment", "scopes", "zero_retention", "created_by",
+        "created_at", "expires_at", "last_used_at", "revoked_at",
+    )  # fmt: skip
     actions = ("revoke",)
+    change_form_outer_before_template = "admin/console_actions.html"
+
+    @admin.display(description="begins and ends")
+    def recognised_by(self, api_key: ApiKey) -> str:
+        return f"{api_key.prefix}…{api_key.last_four}"
+
+    @console.label("state", {"active": "success", "revoked": "danger", "expired": "warning"})
+    def state(self, api_key: ApiKey) -> str:
+        if api_key.revoked_at:
+            return "revoked"
+        return "expired" if api_key.expires_at and api_key.expires_at <= timezone.now() else "active"
+
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view(self.revoke_one)
+        return [path("<int:pk>/revoke/", view, name="accounts_apikey_revoke"), *super().get_urls()]
+
+    def change_view(self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None) -> Any:
+        links = []
+        if object_id.isdecimal() and ApiKey.objects.filter(pk=object_id, revoked_at=None).exists():
+            links = [("Revoke this key", reverse("admin:accounts_apikey_revoke", args=[object_id]), "danger")]
+        return super().change_view(request, object_id, form_url, {"console_actions": links, **(extra_context or {})})
 
     @admin.action(description="Revoke the chosen keys")
+    @console.fresh
     def revoke(self, request: HttpRequest, queryset: QuerySet[ApiKey]) -> None:
-        chosen = queryset.filter(revoked_at=None).select_related("organization")
-        now = timezone.now()
-        for api_key in chosen:
-            keys.revoke(api_key=api_key, actor=_operator(request), now=now, address=audit.client_address(request))
+        self._revoke(request, queryset)
+
+    @console.fresh
+    def revoke_one(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """Ask, then revoke a key."""
+        api_key = get_object_or_404(ApiKey.objects.select_related("organization"), pk=pk)
+        back = reverse("admin:accounts_apikey_change", args=[pk])
+        if request.method == "POST":
+            self._revoke(request, ApiKey.objects.filter(pk=pk))
+            return redirect(back)
+        return console.form_page(
+            self,
+            request,
+            forms.Form(),
+            title="Revoke API key",
+            button="Revoke this key",
+            lead=["Calls with it are refused within 5 seconds, everywhere. This cannot be taken back."],
+            about=[
+                ("Key", f"{api_key.name} ({self.recognised_by(api_key)})"),
+                ("Organization", api_key.organization),
+                ("Last used", api_key.last_used_at or "never"),
+            ],
+            back=back,
+            danger=True,
+        )
+
+    def _revoke(self, request: HttpRequest, queryset: QuerySet[ApiKey]) -> None:
+        now, actor = timezone.now(), console.require_operator(request)
+        for api_key in queryset.filter(revoked_at=None).select_related("organization"):
+            keys.revoke(api_key=api_key, actor=actor, now=now, address=audit.client_address(request))
         self.message_user(request, "The keys are revoked: calls with them are refused within 5 seconds.")
 
 
+class ActionFilter(admin.SimpleListFilter):
+    """What happened, from the list of what can: asking the table which there are would read all of it."""
+
+    title = "action"
+    parameter_name = "action"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return sorted((action, action) for action in audit.ACTIONS)
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[AuditEvent]) -> QuerySet[AuditEvent]:
+        return queryset.filter(action=self.value()) if self.value() else queryset
+
+
 @admin.register(AuditEvent)
-class AuditEventAdmin(ReadOnly, AnyAuditEventAdmin):
+class AuditEventAdmin(console.ReadOnlyTable):
+    """Every sensitive action, of operators and of everybody else."""
+
+    paginator = InfinitePaginator
     list_display = ("created_at", "action", "target", "actor", "organization", "address")
-    list_filter = ("action",)
+    list_filter = (ActionFilter,)
     list_select_related = ("actor", "organization")
-    search_fields = ("target",)
-    date_hierarchy = "created_at"
+    search_fields = ("target", "=action", "actor__email", "organization__public_id")
     ordering = ("-created_at", "-id")
+    fields = ("created_at", "action", "target", "actor", "organization", "address", "detail")

@@ -1,11 +1,13 @@
 """The audit log: who did what to whom, from where. Written in the transaction of the action itself.
 
 Never updates or deletes an event (a trigger refuses it) and never holds a secret. Other apps record their own actions
-through `record`; those of this app are listed in `ACTIONS`. Neighbours: `models.AuditEvent`, `signin.py`, `admin.py`.
+through `record` and word them through `add_actions`; those of this app are in `ACTIONS`. Neighbours:
+`models.AuditEvent`, `history.py` (reads it), `signin.py`, `admin.py`.
 """
 
 import ipaddress
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -14,23 +16,58 @@ from django.http import HttpRequest
 
 from accounts.models import AuditEvent, Organization, User
 
+# What happened, as a page says it after the actor's name.
 ACTIONS = {
-    "organization.created": "an organization was created, at sign-up or later",
-    "user.signed_in": "somebody signed in to the pages",
-    "user.signed_out": "somebody signed out",
-    "user.sign_in_failed": "a wrong password or an unknown address (the target is the address)",
-    "user.password_changed": "a password was changed by its owner, who knew the old one",
-    "user.password_reset": "a password was set through a reset link",
-    "user.email_changed": "the primary e-mail address of an account changed",
-    "user.reset_link_made": "an operator made a password reset link for somebody",
-    "api_key.created": "an API key was created",
-    "api_key.revoked": "an API key was revoked",
-    "admin.added": "an operator added a record in the admin console",
-    "admin.changed": "an operator changed a record in the admin console (the detail names the fields)",
-    "admin.deleted": "an operator deleted a record in the admin console",
+    "organization.created": "Created the organization",
+    "organization.renamed": "Renamed the organization",
+    "organization.retention_changed": "Changed how long logs are kept",
+    "organization.zero_retention_on": "Switched zero retention on",
+    "organization.zero_retention_off": "Switched zero retention off",
+    "organization.transferred": "Handed the ownership over",
+    "organization.deleted": "Deleted the organization",
+    "invitation.created": "Invited somebody",
+    "invitation.renewed": "Renewed an invitation",
+    "invitation.revoked": "Took an invitation back",
+    "member.joined": "Joined by an invitation",
+    "member.role_changed": "Changed a member's role",
+    "member.removed": "Removed a member",
+    "member.left": "Left the organization",
+    "audit_log.exported": "Exported the audit log",
+    "operator.created": "Became the operator of this installation",
+    "user.signed_in": "Signed in",
+    "user.signed_out": "Signed out",
+    # Without an actor: nobody proved to be it. The target is the address that was tried.
+    "user.sign_in_failed": "Failed to sign in",
+    "user.password_changed": "Changed their password",
+    # Through a link, without the old one.
+    "user.password_reset": "Set a new password through a reset link",
+    "user.email_changed": "Changed their e-mail address",
+    # The detail says which: an authenticator app (totp), a passkey (webauthn), recovery codes.
+    "user.second_factor_added": "Added a second factor",
+    "user.second_factor_removed": "Removed a second factor",
+    "user.second_factor_failed": "Entered a wrong code after the right password",
+    "user.recovery_codes_made": "Made new recovery codes",
+    "user.session_ended": "Signed another browser out",
+    # What they did stays, under no name.
+    "user.deleted": "Deleted their account",
+    "user.reset_link_made": "Made a password reset link for somebody (operator)",
+    "api_key.created": "Created an API key",
+    "api_key.rotated": "Rotated an API key",
+    "api_key.revoked": "Revoked an API key",
+    # The detail names the fields.
+    "sample_data.filled": "Put in sample calls",
+    "sample_data.removed": "Removed the sample calls",
+    "admin.added": "Added a record in the admin console (operator)",
+    "admin.changed": "Changed a record in the admin console (operator)",
+    "admin.deleted": "Deleted a record in the admin console (operator)",
 }
 
 _ACTION = re.compile(r"[a-z_]+\.[a-z_]+")
+
+
+def add_actions(words: Mapping[str, str]) -> None:
+    """Say what another app's actions are called on the page of the audit log (from its `AppConfig.ready`)."""
+    ACTIONS.update(words)
 
 
 def record(

@@ -1,12 +1,13 @@
 """From a request's headers to a caller: the only authenticator of `/api/`, for every header a vendor's SDK may use.
 
 Reads `Authorization: Bearer`, `x-api-key` and `x-goog-api-key`; two different keys are refused, because a rule checked
-on one of them would not hold for the other. Sessions never count here, keys never count on the pages.
+on one of them would not hold for the other. Sessions never count here, keys never count on the pages. A view names the
+scope a key needs by its authenticator: a key without it is refused before anything is read or written.
 Neighbours: `keys.py` (what a key is worth), `respan.api.AsyncAPIView` (async), DRF's views (sync).
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from django.http import HttpRequest
 from rest_framework.authentication import BaseAuthentication
@@ -14,6 +15,7 @@ from rest_framework.request import Request
 
 from accounts import keys
 from accounts.keys import Caller
+from accounts.models import Scope
 from respan.errors import Error
 
 _KEY_HEADERS = ("HTTP_X_API_KEY", "HTTP_X_GOOG_API_KEY")
@@ -33,6 +35,19 @@ class ConflictingKeys(Error):
     status = 400
     code = "conflicting_api_keys"
     message = "Two different API keys were sent. Send one of Authorization, x-api-key and x-goog-api-key."
+
+
+class InsufficientScope(Error):
+    """The key is valid, but not for this."""
+
+    status = 403
+    code = "insufficient_scope"
+
+
+_REFUSALS = {
+    Scope.CALL: "This API key may not call models. Use one with the scope “Call models”, or create one under API keys.",
+    Scope.LOGS: "This API key may not read logs. Use one with the scope “Read logs”, or create one under API keys.",
+}
 
 
 class CallerUser:
@@ -67,20 +82,40 @@ def presented(headers: Mapping[str, Any]) -> str:
 class ApiKeyAuthentication(BaseAuthentication):
     """DRF's authenticator; `authenticate_call` is its asynchronous twin for the hot path."""
 
+    # What the key has to be allowed; None: any valid key will do.
+    scope: ClassVar[Scope | None] = None
+
     def authenticate(self, request: Request) -> tuple[CallerUser, Caller]:
         """Return the caller twice, as DRF's user and auth.
 
-        Raises: MissingKey; ConflictingKeys; keys.InvalidKey; keys.KeyCheckUnavailable.
+        Raises: MissingKey; ConflictingKeys; keys.InvalidKey; keys.KeyCheckUnavailable; InsufficientScope.
         """
-        caller = keys.verify_sync(presented(request.META))
+        caller = self._allowed(keys.verify_sync(presented(request.META)))
         return CallerUser(caller), caller
 
     async def authenticate_call(self, request: HttpRequest) -> Caller:
         """Return the caller.
 
-        Raises: MissingKey; ConflictingKeys; keys.InvalidKey; keys.KeyCheckUnavailable.
+        Raises: MissingKey; ConflictingKeys; keys.InvalidKey; keys.KeyCheckUnavailable; InsufficientScope.
         """
-        return await keys.verify(presented(request.META))
+        return self._allowed(await keys.verify(presented(request.META)))
+
+    def _allowed(self, caller: Caller) -> Caller:
+        if self.scope is not None and self.scope not in caller.scopes:
+            raise InsufficientScope(_REFUSALS[self.scope])
+        return caller
 
     def authenticate_header(self, request: Request) -> str:
         return 'Bearer realm="api"'
+
+
+class CallingKey(ApiKeyAuthentication):
+    """For the routes of the gateway."""
+
+    scope = Scope.CALL
+
+
+class LogsKey(ApiKeyAuthentication):
+    """For the routes that read logs."""
+
+    scope = Scope.LOGS

@@ -5,22 +5,26 @@ Neighbours: `views.py`, `signup.py`, django-allauth (`ACCOUNT_FORMS`).
 
 import uuid
 from datetime import UTC, datetime, time, timedelta
-from typing import Any
+from typing import Any, ClassVar
 
+from allauth.account.adapter import get_adapter
 from allauth.account.forms import SignupForm as AllauthSignupForm
+from allauth.core import context
 from allauth.core.exceptions import ImmediateHttpResponse
 from django import forms
+from django.conf import settings
 from django.contrib import messages
 from django.db import IntegrityError, transaction
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.utils import timezone
 
-from accounts import audit, signup
-from accounts.models import Environment, User
+from accounts import audit, invitations, signup
+from accounts.models import ApiKey, Environment, Scope, User, all_scopes
+from accounts.signin_forms import PASSWORD_RULES, Worded
 
 
-class SignupForm(AllauthSignupForm):  # type: ignore[misc]
+class SignupForm(Worded, AllauthSignupForm):  # type: ignore[misc]
     """Sign-up with e-mail and password; creates the user and the organization together or not at all."""
 
     organization = forms.CharField(
@@ -30,13 +34,38 @@ class SignupForm(AllauthSignupForm):  # type: ignore[misc]
         widget=forms.TextInput(attrs={"autocomplete": "organization"}),
     )
     field_order = ("email", "password1", "organization")
+    labels: ClassVar[dict[str, str]] = {"email": "E-mail"}
+    helps: ClassVar[dict[str, str]] = {
+        "password1": PASSWORD_RULES,
+        "organization": "Holds your keys, credits and logs. You can rename it later.",
+    }
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.invitation = invitations.leads_back(context.request)
+        if self.invitation is None:
+            return
+        # Who comes to join has an organization to go to; where sign-up is closed, only that one.
+        field = self.fields["organization"]
+        field.label = "Organization of your own"
+        field.help_text = f"Leave this empty to join {self.invitation.organization.name} only."
+        if not settings.RESPAN_SIGNUP_OPEN:
+            del self.fields["organization"]
+        if self.invitation.email:
+            self.fields["email"].initial = self.invitation.email
+
+    def clean_email(self) -> str:
+        email: str = super().clean_email()
+        if self.invitation is not None and self.invitation.email and email != self.invitation.email.lower():
+            raise forms.ValidationError(f"The invitation is for {self.invitation.email}: sign up with that address.")
+        return email
 
     def save(self, request: HttpRequest) -> User:
+        name = self.cleaned_data.get("organization", "")
         with transaction.atomic():
             user: User = super().save(request)
-            signup.create_organization(
-                owner=user, name=self.cleaned_data["organization"], address=audit.client_address(request)
-            )
+            if name or self.invitation is None:
+                signup.create_organization(owner=user, name=name, address=audit.client_address(request))
         return user
 
     def try_save(self, request: HttpRequest) -> tuple[User | None, HttpResponse | None]:
@@ -52,13 +81,48 @@ class SignupForm(AllauthSignupForm):  # type: ignore[misc]
 class OrganizationForm(forms.Form):
     """A new organization for somebody who has none."""
 
-    name = forms.CharField(label="Organization name", max_length=120)
+    name = forms.CharField(
+        label="Organization name",
+        max_length=120,
+        widget=forms.TextInput(attrs={"autocomplete": "organization", "dir": "auto"}),
+    )
+
+
+class PersonForm(forms.Form):
+    """What somebody is called."""
+
+    name = forms.CharField(
+        max_length=120,
+        required=False,
+        help_text="Members of your organizations see it beside your e-mail address.",
+        widget=forms.TextInput(attrs={"autocomplete": "name", "dir": "auto"}),
+    )
+
+
+class DeleteAccountForm(forms.Form):
+    """The password of whoever deletes their account, checked with the limits of a sign-in."""
+
+    password = forms.CharField(
+        strip=False,
+        label="Your password",
+        widget=forms.PasswordInput(attrs={"autocomplete": "current-password"}),
+    )
+
+    def __init__(self, *args: Any, user: User, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.user = user
+
+    def clean_password(self) -> str:
+        password = str(self.cleaned_data["password"])
+        if not get_adapter().reauthenticate(self.user, password):
+            raise get_adapter().validation_error("incorrect_password")
+        return password
 
 
 class Expiry(forms.ChoiceField):
     """Presets of an API key's life."""
 
-    NEVER, TWO_WEEKS, THIRTY_DAYS, CUSTOM = "never", "14", "30", "custom"
+    NEVER, TWO_WEEKS, THIRTY_DAYS, NINETY_DAYS, CUSTOM = "never", "14", "30", "90", "custom"
 
     def __init__(self) -> None:
         super().__init__(
@@ -68,26 +132,57 @@ class Expiry(forms.ChoiceField):
                 (self.NEVER, "Never"),
                 (self.TWO_WEEKS, "In 2 weeks"),
                 (self.THIRTY_DAYS, "In 30 days"),
+                (self.NINETY_DAYS, "In 90 days"),
                 (self.CUSTOM, "On a date"),
             ],
         )
 
 
+class Access(forms.ChoiceField):
+    """Which scopes an API key gets; a form that does not ask gives all of them."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            label="May",
+            required=False,
+            initial=f"{Scope.CALL},{Scope.LOGS}",
+            choices=[
+                (f"{Scope.CALL},{Scope.LOGS}", "Call models and read logs"),
+                (Scope.CALL.value, "Call models only"),
+                (Scope.LOGS.value, "Read logs only"),
+            ],
+        )
+
+    def clean(self, value: Any) -> list[str]:
+        chosen = super().clean(value)
+        return chosen.split(",") if chosen else all_scopes()
+
+
 class ApiKeyForm(forms.Form):
     """A new API key. `request_id` makes a form that is sent twice create one key."""
 
-    name = forms.CharField(max_length=120, help_text="For you to recognise it, for example the app that uses it.")
+    name = forms.CharField(
+        max_length=120,
+        help_text="For you to recognise it, for example the app that uses it.",
+        widget=forms.TextInput(attrs={"autocomplete": "off", "autofocus": True, "dir": "auto"}),
+    )
     environment = forms.ChoiceField(
         choices=Environment.choices,
         initial=Environment.PRODUCTION,
         help_text="Only separates the records: test keys call the same providers and spend the same credits.",
     )
+    scopes = Access()
     expiry = Expiry()
     expires_on = forms.DateField(
         label="Expiry date",
         required=False,
         help_text="The last day on which the key works, in UTC.",
         widget=forms.DateInput(attrs={"type": "date"}, format="%Y-%m-%d"),
+    )
+    zero_retention = forms.BooleanField(
+        label="Zero retention",
+        required=False,
+        help_text="Logs keep figures only: time, tokens, cost. Nothing of what was asked or answered is stored.",
     )
     request_id = forms.UUIDField(widget=forms.HiddenInput, initial=uuid.uuid4)
 
@@ -98,7 +193,7 @@ class ApiKeyForm(forms.Form):
         expiry = data.get("expiry")
         if expiry == Expiry.CUSTOM:
             data["expires_at"] = self._end_of_the_day()
-        elif expiry in (Expiry.TWO_WEEKS, Expiry.THIRTY_DAYS):
+        elif expiry in (Expiry.TWO_WEEKS, Expiry.THIRTY_DAYS, Expiry.NINETY_DAYS):
             data["expires_at"] = timezone.now() + timedelta(days=int(expiry))
         return data
 
@@ -114,3 +209,46 @@ class ApiKeyForm(forms.Form):
         else:
             return datetime.combine(day + timedelta(days=1), time.min, tzinfo=UTC)
         return None
+
+
+class RotateForm(forms.Form):
+    """How long the old key goes on beside the new one."""
+
+    NOW, A_DAY, A_WEEK = "0", "24", "168"
+
+    overlap = forms.ChoiceField(
+        label="The old key works for",
+        initial=A_DAY,
+        choices=[(A_DAY, "24 more hours"), (A_WEEK, "7 more days"), (NOW, "Not any longer")],
+        help_text="Long enough to bring the new key to every application that uses the old one.",
+    )
+    request_id = forms.UUIDField(widget=forms.HiddenInput, initial=uuid.uuid4)
+
+    def clean_overlap(self) -> timedelta:
+        return timedelta(hours=int(self.cleaned_data["overlap"]))
+
+
+class RevokeForm(forms.Form):
+    """The name of the key that is to be revoked, typed by whoever means it."""
+
+    name = forms.CharField(
+        widget=forms.TextInput(
+            attrs={
+                "autocomplete": "off",
+                "autocapitalize": "off",
+                "spellcheck": "false",
+                "autofocus": True,
+                "dir": "auto",
+            }
+        ),
+    )
+
+    def __init__(self, *args: Any, api_key: ApiKey, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.api_key = api_key
+
+    def clean_name(self) -> str:
+        typed = str(self.cleaned_data["name"])
+        if " ".join(typed.split()) != " ".join(self.api_key.name.split()):
+            raise forms.ValidationError("This is not the key's name. Type it as it stands above.")
+        return typed

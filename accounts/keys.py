@@ -1,10 +1,11 @@
-"""API keys: issue, verify, revoke. The one place where a presented key becomes a `Caller`.
+"""API keys: issue, rotate, revoke, verify. The one place where a presented key becomes a `Caller`.
 
 A key is `rsp_live_` or `rsp_test_`, 32 random base 62 characters (190 bits) and 6 of CRC32 over what precedes, so junk
 is refused without the database. Stored is HMAC-SHA256 under RESPAN_KEY_PEPPER; the key itself is shown once and kept
 nowhere. A verified key is remembered in this process for 5 seconds, so a revocation reaches every process within them;
 with the database down what was verified in the last 10 minutes stays good. Expiry is checked at every use.
-Never decides what a caller may do. Neighbours: `authentication.py` (headers), `views.py` (pages), `respan.pool`.
+Says what a caller may do (scopes), never checks it. Neighbours: `authentication.py` (headers and scopes), `views.py`
+(pages), `respan.pool`.
 """
 
 import asyncio
@@ -16,8 +17,9 @@ import threading
 import time
 import uuid
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NoReturn
 
 import psycopg
@@ -26,7 +28,7 @@ from django.conf import settings
 from django.db import DatabaseError, IntegrityError, InterfaceError, connection, transaction
 
 from accounts import audit
-from accounts.models import ApiKey, Environment, Organization, User
+from accounts.models import ApiKey, Environment, Organization, Scope, User, all_scopes
 from respan import pool
 from respan.errors import Error
 
@@ -72,9 +74,16 @@ class AlreadyIssued(Exception):
         super().__init__(api_key.public_id)
 
 
+class AlreadyRevoked(Exception):
+    """A revoked key cannot be rotated: there is nothing left to replace."""
+
+
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """What a verified key may act as; `expires_at` is a Unix time."""
+    """What a verified key may act as.
+
+    `expires_at` is a Unix time; `zero_retention`: nothing of what its calls say is kept; `scopes`: what it may do.
+    """
 
     organization_id: int
     api_key_id: int
@@ -83,6 +92,8 @@ class Caller:
     is_demo: bool
     key_name: str
     expires_at: float | None
+    zero_retention: bool
+    scopes: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,14 +111,18 @@ def issue(
     environment: str,
     created_by: User | None,
     expires_at: datetime | None = None,
+    scopes: Sequence[str] | None = None,
+    zero_retention: bool = False,
     address: str | None = None,
     request_id: uuid.UUID | None = None,
 ) -> Issued:
-    """Create a key of an organization. The same `request_id` creates one key, however often it is sent.
+    """Create a key of an organization, with every scope unless some are named.
 
-    Raises: AlreadyIssued; ValueError for an unknown environment.
+    The same `request_id` creates one key, however often it is sent.
+    Raises: AlreadyIssued; ValueError for an unknown environment or scope.
     """
     secret = _new_secret(Environment(environment))
+    allowed = all_scopes() if scopes is None else [Scope(scope).value for scope in scopes]
     try:
         with transaction.atomic():
             api_key = ApiKey.objects.create(
@@ -119,6 +134,8 @@ def issue(
                 environment=environment,
                 created_by=created_by,
                 expires_at=expires_at,
+                scopes=allowed,
+                zero_retention=zero_retention,
                 request_id=request_id,
             )
             audit.record(
@@ -126,7 +143,13 @@ def issue(
                 actor=created_by,
                 action="api_key.created",
                 target=api_key.public_id,
-                detail={"name": name, "environment": environment, "expires_at": expires_at and expires_at.isoformat()},
+                detail={
+                    "name": name,
+                    "environment": environment,
+                    "expires_at": expires_at and expires_at.isoformat(),
+                    "scopes": allowed,
+                    "zero_retention": zero_retention,
+                },
                 address=address,
             )
     except IntegrityError:
@@ -135,6 +158,79 @@ def issue(
             raise
         raise AlreadyIssued(earlier) from None
     return Issued(api_key=api_key, secret=secret)
+
+
+def stand_in(
+    *, organization: Organization, name: str, environment: str, request_id: uuid.UUID, now: datetime
+) -> ApiKey:
+    """Return a key nobody can present: no secret belongs to it, and it is revoked from the start. Idempotent.
+
+    Calls that nobody made (sample data) are filed under it.
+    """
+    api_key, _ = ApiKey.objects.get_or_create(
+        organization=organization,
+        request_id=request_id,
+        defaults={
+            "name": name,
+            "environment": environment,
+            "digest": secrets.token_bytes(32),
+            "prefix": f"{_PREFIXES[Environment(environment)]}none",
+            "last_four": "none",
+            "revoked_at": now,
+            "scopes": [],
+        },
+    )
+    return api_key
+
+
+def rotate(
+    *,
+    api_key: ApiKey,
+    overlap: timedelta,
+    actor: User | None,
+    now: datetime,
+    address: str | None = None,
+    request_id: uuid.UUID | None = None,
+) -> Issued:
+    """Put a new key with the same settings in a key's place.
+
+    The old one goes on for `overlap`, never longer than it would have; the new one lives as long as the old one was
+    meant to. Raises: AlreadyIssued (with the key that replaced it) when it was rotated before; AlreadyRevoked.
+    """
+    with transaction.atomic():
+        old = ApiKey.objects.select_for_update().get(pk=api_key.pk)
+        if old.replaced_by_id is not None:
+            raise AlreadyIssued(ApiKey.objects.get(pk=old.replaced_by_id))
+        if old.revoked_at is not None:
+            raise AlreadyRevoked
+        issued = issue(
+            organization=api_key.organization,
+            name=old.name,
+            environment=old.environment,
+            created_by=actor,
+            expires_at=old.expires_at and now + (old.expires_at - old.created_at),
+            scopes=old.scopes,
+            zero_retention=old.zero_retention,
+            address=address,
+            request_id=request_id,
+        )
+        old.replaced_by = issued.api_key
+        old.expires_at = min(old.expires_at or now + overlap, now + overlap)
+        old.save(update_fields=["replaced_by", "expires_at"])
+        audit.record(
+            organization=api_key.organization,
+            actor=actor,
+            action="api_key.rotated",
+            target=old.public_id,
+            detail={
+                "name": old.name,
+                "replaced_by": issued.api_key.public_id,
+                "expires_at": old.expires_at.isoformat(),
+            },
+            address=address,
+        )
+        transaction.on_commit(lambda: _forget(old.pk))
+    return issued
 
 
 def revoke(*, api_key: ApiKey, actor: User | None, now: datetime, address: str | None = None) -> None:
@@ -187,7 +283,8 @@ _down_until = 0.0
 
 _SELECT = """
     SELECT o.id, k.id, k.environment, o.public_id, o.is_demo, k.name,
-           extract(epoch FROM k.expires_at)::float8, k.revoked_at IS NOT NULL
+           extract(epoch FROM k.expires_at)::float8, k.zero_retention OR o.zero_retention, k.scopes,
+           k.revoked_at IS NOT NULL OR o.deleted_at IS NOT NULL
     FROM accounts_apikey k JOIN accounts_organization o ON o.id = k.organization_id
     WHERE k.digest = %s
 """
@@ -204,7 +301,9 @@ def _remember(name: bytes, row: tuple[Any, ...] | None, read_at: float) -> _Know
             _refused[name] = (time.monotonic() + REFUSED_S, f"{message} Create a new one under API keys.")
             _drop_oldest(_refused, _MAX_REFUSED)
             return None
-        known = _known[name] = _Known(Caller(*row[:-1]), read_at, read_at + FRESH_S)
+        *facts, scopes, _ = row
+        caller = Caller(*(*facts, frozenset(scopes)))
+        known = _known[name] = _Known(caller, read_at, read_at + FRESH_S)
         _refused.pop(name, None)
         _drop_oldest(_known, _MAX_KNOWN)
         return known

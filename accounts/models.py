@@ -7,6 +7,7 @@ Never knows money, traces or providers. Neighbours: `keys.py` (API keys), `signu
 from typing import Any, ClassVar
 
 from django.contrib.auth.models import AbstractBaseUser, BaseUserManager, PermissionsMixin
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models.functions import Upper
 from django.utils import timezone
@@ -71,6 +72,18 @@ class Environment(models.TextChoices):
     TEST = "test"
 
 
+class Scope(models.TextChoices):
+    """What an API key may be used for."""
+
+    CALL = "call", "Call models"
+    LOGS = "logs", "Read logs"
+
+
+def all_scopes() -> list[str]:
+    """Return every scope: what a key may do unless somebody narrows it."""
+    return list(Scope.values)
+
+
 class Role(models.TextChoices):
     """What a member may do. Each role may do what the next one may."""
 
@@ -86,6 +99,12 @@ class Organization(models.Model):
     name = models.CharField(max_length=120)
     # The demo organization of a loopback installation may call servers on this machine.
     is_demo = models.BooleanField(default=False)
+    # Days that logs are kept; empty: as long as the installation keeps them (RESPAN_RETENTION_DAYS), never longer.
+    retention_days = models.PositiveSmallIntegerField(null=True, blank=True)
+    # No content of calls is stored, only figures; a key may say so for itself too.
+    zero_retention = models.BooleanField(default=False)
+    # A deleted organization has no members, keys, credentials or logs; its entries stay for the books.
+    deleted_at = models.DateTimeField(null=True, blank=True, editable=False)
     created_at = models.DateTimeField(default=timezone.now)
     members: "models.ManyToManyField[User, Membership]" = models.ManyToManyField(
         User, through="Membership", related_name="organizations"
@@ -113,6 +132,41 @@ class Membership(models.Model):
         return f"{self.user} is {self.role} of {self.organization}"
 
 
+class Invitation(models.Model):
+    """An offer of a place in an organization, by link; with an e-mail address only that person may take it.
+
+    The link's token is shown once; only its digest is kept. Neighbour: `invitations.py`.
+    """
+
+    public_id = models.CharField(max_length=40, unique=True, default=ids.maker("inv"), editable=False)
+    organization = models.ForeignKey(Organization, on_delete=models.CASCADE, related_name="invitations")
+    email = models.EmailField(blank=True)
+    role = models.CharField(max_length=10, choices=Role.choices, default=Role.MEMBER)
+    digest = models.BinaryField(unique=True, max_length=32, editable=False)
+    invited_by = models.ForeignKey(User, null=True, on_delete=models.SET_NULL, related_name="+")
+    created_at = models.DateTimeField(default=timezone.now)
+    expires_at = models.DateTimeField()
+    accepted_at = models.DateTimeField(null=True, blank=True)
+    accepted_by = models.ForeignKey(User, null=True, on_delete=models.SET_NULL, related_name="+")
+    revoked_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering: ClassVar[list[str]] = ["-created_at", "-id"]
+        constraints: ClassVar[list[models.BaseConstraint]] = [
+            models.CheckConstraint(condition=models.Q(role__in=Role.values), name="known_invited_role"),
+            # One open invitation per address: inviting again renews it.
+            models.UniqueConstraint(
+                "organization",
+                Upper("email"),
+                condition=models.Q(accepted_at=None, revoked_at=None) & ~models.Q(email=""),
+                name="one_open_invitation_per_email",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.email or 'anyone with the link'} as {self.role} of {self.organization}"
+
+
 class ApiKey(models.Model):
     """What an SDK presents. The key itself is shown once; only its keyed digest is kept."""
 
@@ -129,6 +183,12 @@ class ApiKey(models.Model):
     expires_at = models.DateTimeField(null=True, blank=True)
     revoked_at = models.DateTimeField(null=True, blank=True)
     last_used_at = models.DateTimeField(null=True, blank=True)
+    scopes = ArrayField(models.CharField(max_length=20, choices=Scope.choices), default=all_scopes)
+    zero_retention = models.BooleanField(default=False)
+    # After a rotation: the key that takes this one's place. This one goes on until `expires_at`.
+    replaced_by = models.OneToOneField(
+        "self", null=True, blank=True, editable=False, on_delete=models.SET_NULL, related_name="replaces"
+    )
     # The form (or call) that asked for this key: the same wish sent twice makes one key.
     request_id = models.UUIDField(null=True, blank=True, editable=False)
 

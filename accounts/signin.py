@@ -1,19 +1,23 @@
 """Records what happens to sessions and passwords: sign-ins, refused ones, sign-outs, password and address changes.
 
 Only listens: the flows are django-allauth's, and so are their rate limits (a refusal by a limit is not recorded, so
-nobody can fill the log). Neighbours: `audit.py`, `apps.py` (imports this file).
+nobody can fill the log). A changed password ends every other session. Neighbours: `audit.py`, `sessions.py`, `apps.py`
+(imports this file).
 """
 
 from typing import Any
 
 from allauth.account import signals
 from allauth.account.models import EmailAddress
+from allauth.mfa import signals as mfa_signals
+from allauth.mfa.models import Authenticator
 from django.contrib.auth import user_logged_in, user_logged_out, user_login_failed
 from django.db.models.signals import post_save
 from django.dispatch import receiver
 from django.http import HttpRequest
+from django.utils import timezone
 
-from accounts import audit, signup, tenancy
+from accounts import audit, sessions, signup, tenancy
 from accounts.models import User
 
 
@@ -31,6 +35,8 @@ def _record(request: HttpRequest | None, user: User, action: str, detail: dict[s
 
 @receiver(user_logged_in)
 def on_signed_in(request: HttpRequest | None, user: User, **_: object) -> None:
+    if request is not None:
+        sessions.begin(request, user, now=timezone.now())
     _record(request, user, "user.signed_in")
 
 
@@ -54,12 +60,34 @@ def on_sign_in_failed(credentials: dict[str, Any], request: HttpRequest | None =
 
 @receiver([signals.password_changed, signals.password_set])
 def on_password_changed(request: HttpRequest, user: User, **_: object) -> None:
+    sessions.end_others(user, keep=request.session.session_key)
     _record(request, user, "user.password_changed")
 
 
 @receiver(signals.password_reset)
 def on_password_reset(request: HttpRequest, user: User, **_: object) -> None:
+    sessions.end_others(user, keep=None)
     _record(request, user, "user.password_reset")
+
+
+@receiver(mfa_signals.authenticator_added)
+def on_second_factor_added(request: HttpRequest, user: User, authenticator: Authenticator, **_: object) -> None:
+    _record(request, user, "user.second_factor_added", {"type": str(authenticator.type)})
+
+
+@receiver(mfa_signals.authenticator_removed)
+def on_second_factor_removed(request: HttpRequest, user: User, authenticator: Authenticator, **_: object) -> None:
+    _record(request, user, "user.second_factor_removed", {"type": str(authenticator.type)})
+
+
+@receiver(mfa_signals.authenticator_reset)
+def on_recovery_codes_made(request: HttpRequest, user: User, **_: object) -> None:
+    _record(request, user, "user.recovery_codes_made")
+
+
+@receiver(mfa_signals.authentication_failed)
+def on_second_factor_failed(request: HttpRequest, user: User, **_: object) -> None:
+    _record(request, user, "user.second_factor_failed")
 
 
 @receiver(signals.email_changed)

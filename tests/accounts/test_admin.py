@@ -4,13 +4,18 @@ import re
 import uuid
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import quote
 
 import pytest
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from accounts import keys
+from accounts import invitations, keys
 from accounts.models import ApiKey, AuditEvent, Membership, Role, User
+from tests.conftest import make_organization, make_user
+from tests.operators import confirm, make_operator, sign_in
 
 PASSWORD = "correct horse battery"
 
@@ -24,9 +29,7 @@ def operator() -> User:
 
 @pytest.fixture
 def console(operator: User) -> Client:
-    client = Client()
-    client.force_login(operator)
-    return client
+    return sign_in(operator)
 
 
 def test_operator_enters_with_email_and_password(client: Client, operator: User) -> None:
@@ -211,3 +214,111 @@ def test_events_are_read_only(console: Client, cast: SimpleNamespace) -> None:
     assert console.post(f"/admin/accounts/auditevent/{event.pk}/change/", {"action": "x"}).status_code == 403
     assert console.post(f"/admin/accounts/auditevent/{event.pk}/delete/", {"post": "yes"}).status_code == 403
     assert event.created_at <= timezone.now()
+
+
+# --- A fresh sign-in --------------------------------------------------------------------------------------------------
+
+
+def test_an_old_sign_in_is_asked_again_before_a_key_is_revoked_and_comes_back(
+    cast: SimpleNamespace, api_key: str
+) -> None:
+    operator = make_operator()
+    stored, client = ApiKey.objects.get(organization=cast.organization), sign_in(operator, seconds_ago=601)
+    path = f"/admin/accounts/apikey/{stored.pk}/revoke/"
+    question = f"/accounts/reauthenticate/?next={quote(path, safe='')}"
+
+    for answer in (client.get(path), client.post(path)):
+        assert (answer.status_code, answer["Location"]) == (302, question)
+    listed = client.post("/admin/accounts/apikey/", {"action": "revoke", "_selected_action": [stored.pk]})
+    assert listed["Location"].startswith("/accounts/reauthenticate/?next=")
+    stored.refresh_from_db()
+    assert stored.revoked_at is None
+    assert not AuditEvent.objects.filter(action="api_key.revoked", target=stored.public_id).exists()
+
+    assert confirm(client, path)["Location"] == path
+    assert "Revoke this key" in client.get(path).content.decode()
+    assert client.post(path).status_code == 302
+    stored.refresh_from_db()
+    assert stored.revoked_at is not None
+    assert AuditEvent.objects.get(action="api_key.revoked", target=stored.public_id).actor == operator
+
+
+def test_what_an_old_sign_in_sends_is_dropped_and_not_kept_in_the_session(cast: SimpleNamespace) -> None:
+    client = sign_in(make_operator(), seconds_ago=601)
+
+    client.post("/admin/gateway/credential/add/", {"provider": "openai", "name": "x", "secret": "sk-canary-in-a-form"})
+
+    assert "sk-canary-in-a-form" not in str(dict(client.session))
+
+
+@pytest.mark.parametrize("seconds_ago", [601, -60])
+def test_reset_links_are_not_made_by_an_old_sign_in(cast: SimpleNamespace, seconds_ago: int) -> None:
+    client = sign_in(make_operator(), seconds_ago=seconds_ago)
+    chosen = {"action": "make_reset_links", "_selected_action": [cast.member.pk]}
+
+    assert client.post("/admin/accounts/user/", chosen)["Location"].startswith("/accounts/reauthenticate/")
+
+    assert not AuditEvent.objects.filter(action="user.reset_link_made", target=cast.member.email).exists()
+
+
+def test_an_old_sign_in_changes_no_user_and_no_password(cast: SimpleNamespace) -> None:
+    client, before = sign_in(make_operator(), seconds_ago=601), cast.member.password
+    page = f"/admin/accounts/user/{cast.member.pk}/"
+
+    assert client.get(f"{page}change/").status_code == 200
+    for path, fields in (
+        (f"{page}change/", {"email": cast.member.email, "is_active": "on", "is_superuser": "on"}),
+        (f"{page}password/", {"password1": "another long phrase", "password2": "another long phrase"}),
+        ("/admin/accounts/user/add/", {"email": "new@example.test", "password1": PASSWORD, "password2": PASSWORD}),
+    ):
+        assert client.post(path, fields)["Location"].startswith("/accounts/reauthenticate/")
+
+    cast.member.refresh_from_db()
+    assert (cast.member.is_superuser, cast.member.password) == (False, before)
+    assert not User.objects.filter(email="new@example.test").exists()
+
+
+# --- Lists ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("table", ["user", "organization", "invitation", "apikey", "auditevent"])
+def test_a_list_asks_as_much_for_thirty_rows_as_for_one(console: Client, table: str) -> None:
+    _fill(1)
+    with CaptureQueriesContext(connection) as one:
+        assert console.get(f"/admin/accounts/{table}/?q=few-1").status_code == 200
+    _fill(30)
+    with CaptureQueriesContext(connection) as many:
+        assert console.get(f"/admin/accounts/{table}/").status_code == 200
+    assert len(many) <= len(one)
+
+
+def _fill(count: int) -> None:
+    now = timezone.now()
+    for number in range(count):
+        owner = make_user("owner")
+        made = make_organization(f"Few-{number}", owner=owner)
+        keys.issue(organization=made, name=f"few-{number}", environment="test", created_by=owner)
+        invitations.invite(organization=made, role=Role.MEMBER, actor=owner, now=now, email=f"x{number}@example.test")
+
+
+def test_an_invitation_is_shown_without_its_digest(console: Client, cast: SimpleNamespace) -> None:
+    made = invitations.invite(
+        organization=cast.organization, role=Role.ADMIN, actor=cast.owner, now=timezone.now(), email="x@example.test"
+    )
+    page = console.get(f"/admin/accounts/invitation/{made.invitation.pk}/change/").content.decode()
+
+    assert "x@example.test" in page
+    assert bytes(made.invitation.digest).hex() not in page
+    assert (
+        console.post(f"/admin/accounts/invitation/{made.invitation.pk}/change/", {"role": "owner"}).status_code == 403
+    )
+
+
+def test_a_name_that_is_markup_stays_text(console: Client) -> None:
+    name = '<script>alert(1)</script><img src=x onerror=alert(1) x-data="{a: alert(1)}">'
+    organization = make_organization(name)
+
+    for path in ("organization/", f"organization/{organization.pk}/change/", "apikey/", "auditevent/"):
+        page = console.get(f"/admin/accounts/{path}").content.decode()
+        assert "<script>alert" not in page
+        assert "<img src=x" not in page

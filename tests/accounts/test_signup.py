@@ -12,6 +12,7 @@ from django.db import IntegrityError, connections, transaction
 from django.test import Client
 
 from accounts.models import AuditEvent, Membership, Organization, Role, User
+from accounts.signin_forms import PASSWORD_RULES
 from accounts.signup import create_organization, organization_created
 
 PASSWORD = "correct horse battery"
@@ -73,6 +74,14 @@ def test_bad_sign_up_creates_nothing(client: Client, fields: dict[str, str]) -> 
     assert answer.status_code == 200
     assert "errorlist" in answer.content.decode()
     assert (User.objects.count(), Organization.objects.count()) == (users, organizations)
+
+
+def test_rules_of_a_password_are_said_before_the_mistake(client: Client, settings: Any) -> None:
+    page = client.get("/accounts/signup/").content.decode()
+
+    assert PASSWORD_RULES in page
+    least = next(each["OPTIONS"]["min_length"] for each in settings.AUTH_PASSWORD_VALIDATORS if "OPTIONS" in each)
+    assert f"At least {least} characters" in PASSWORD_RULES
 
 
 def test_taken_address_is_refused_in_any_case(client: Client, cast: SimpleNamespace) -> None:
@@ -155,7 +164,7 @@ def test_sign_in_never_leads_elsewhere(client: Client, cast: SimpleNamespace) ->
 def test_wrong_password_and_unknown_address_are_answered_alike(client: Client, cast: SimpleNamespace) -> None:
     def refusal(email: str) -> str:
         page = client.post("/accounts/login/", {"login": email, "password": "not this one"}).content.decode()
-        return re.sub(r'value="[^"]*"', "", page)
+        return re.sub(r'(value|content)="[^"]*"', "", page)
 
     assert refusal(cast.owner.email) == refusal(fresh_address())
 
@@ -199,7 +208,7 @@ def test_pages_before_sign_in_have_our_frame_and_nothing_inline(client: Client, 
 
     text = page.content.decode()
     assert page.status_code == 200
-    assert 'href="/static/respan.css"' in text
+    assert 'href="/static/dist/respan.css?v=' in text
     assert text.count("<h1") == 1
     assert not re.search(r"<script(?![^>]*\bsrc=\"/static/)|<style|\sstyle=|\son\w+=", text)
 
@@ -212,7 +221,7 @@ def test_pages_of_the_account_have_our_frame_and_nothing_inline(cast: SimpleName
     client.force_login(cast.member)
     text = client.get(path).content.decode()
 
-    assert 'href="/static/respan.css"' in text
+    assert 'href="/static/dist/respan.css?v=' in text
     assert text.count("<h1") == 1
     assert not re.search(r"<script(?![^>]*\bsrc=\"/static/)|<style|\sstyle=|\son\w+=", text)
 

@@ -78,6 +78,10 @@ def test_former_member_loses_the_organization_at_once(cast: SimpleNamespace) -> 
     assert answer.status_code == 403
     assert "You belong to no organization" in answer.content.decode()
 
+    # A piece of a page cannot say that: the whole page is loaded again.
+    part = client.get("/platform/api/api-keys/", headers={"HX-Request": "true"})
+    assert (part.status_code, part["HX-Refresh"], part.content) == (403, "true", b"")
+
 
 def test_who_has_no_organization_may_create_one_and_only_one(cast: SimpleNamespace) -> None:
     Membership.objects.filter(user=cast.member).delete()
