@@ -108,6 +108,26 @@ def create(
     return made, "-".join((_PREFIX, *groups))
 
 
+def disable(code: RedeemCode, *, actor: User, now: datetime | None = None, address: str | None = None) -> RedeemCode:
+    """End a code now: whoever did not redeem it yet is told that it has expired. Idempotent."""
+    now = now or timezone.now()
+    with transaction.atomic():
+        code = RedeemCode.objects.select_for_update(of=("self",)).select_related("organization").get(pk=code.pk)
+        if code.expires_at is not None and code.expires_at <= now:
+            return code
+        code.expires_at = now
+        code.save(update_fields=["expires_at"])
+        audit.record(
+            organization=code.organization,
+            actor=actor,
+            action="redeem_code.disabled",
+            target=str(code),
+            detail={"amount_nano": str(code.amount), "note": code.note},
+            address=address,
+        )
+    return code
+
+
 def redeem(
     *, organization: Organization, text: str, user: User, now: datetime | None = None, address: str | None = None
 ) -> Redeemed:

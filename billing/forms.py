@@ -1,15 +1,22 @@
-"""The forms of billing: a redeem code, and what an operator does by hand. They check input and hold no rule of money.
+"""The forms of billing: a redeem code, which entries to show, and what an operator does by hand. They check input and
+hold no rule of money.
 
 Neighbours: `views.py`, `admin.py`, `usage.nano_from_usd`.
 """
 
 import uuid
+from datetime import date
 from typing import Any
 
 from django import forms
+from django.core.validators import MaxValueValidator, MinValueValidator
 
 from accounts.models import Organization
+from billing.statement import KINDS, Asked
 from billing.usage import nano_from_usd
+
+# No entry is outside of them, and no arithmetic of days fails inside.
+_DAYS = [MinValueValidator(date(2000, 1, 1)), MaxValueValidator(date(2999, 12, 31))]
 
 
 class UsdField(forms.CharField):
@@ -49,10 +56,41 @@ class RedeemForm(forms.Form):
     )
 
 
+class EntriesForm(forms.Form):
+    """Which entries to show; it stands in the address of the page, so its names are short words."""
+
+    kind = forms.ChoiceField(
+        label="Kind", required=False, choices=[("", "All kinds"), *((kind.value, kind.label) for kind in KINDS)]
+    )
+    since = forms.DateField(
+        label="From (UTC)", required=False, validators=_DAYS, widget=forms.DateInput(attrs={"type": "date"})
+    )
+    until = forms.DateField(
+        label="To (UTC)", required=False, validators=_DAYS, widget=forms.DateInput(attrs={"type": "date"})
+    )
+
+    def clean(self) -> dict[str, Any] | None:
+        """Refuse a time that ends before it begins."""
+        since, until = self.cleaned_data.get("since"), self.cleaned_data.get("until")
+        if since and until and until < since:
+            self.add_error("until", "This day is before the first one.")
+        return self.cleaned_data
+
+    def asked(self) -> Asked | None:
+        """Return what is asked for, or None where it makes no sense."""
+        return Asked(**self.cleaned_data) if self.is_valid() else None
+
+
+class MonthForm(forms.Form):
+    """The month of a statement, like `2026-11`."""
+
+    month = forms.DateField(input_formats=["%Y-%m"], validators=_DAYS)
+
+
 class GrantForm(forms.Form):
     """Credits given by an operator. `request_id` makes a form that is sent twice grant once."""
 
-    amount = UsdField(label="Amount in USD")
+    amount = UsdField(label="Amount in USD", help_text="More than $100 waits for the approval of a second operator.")
     reason = forms.CharField(max_length=500, help_text="The organization reads it on its Credits page.")
     expires_at = forms.DateTimeField(
         label="Expires (UTC)", required=False, help_text="Like 2027-01-31 00:00. Empty: never."
@@ -68,6 +106,14 @@ class AdjustForm(forms.Form):
         may_be_negative=True,
         help_text="Negative takes credits away. More than $100 waits for the approval of a second operator.",
     )
+    reason = forms.CharField(max_length=500, help_text="The organization reads it on its Credits page.")
+    request_id = forms.UUIDField(widget=forms.HiddenInput, initial=uuid.uuid4)
+
+
+class RefundForm(forms.Form):
+    """What an operator takes back of a charge or a purchase; the whole rest unless they say less."""
+
+    amount = UsdField(label="Amount in USD", help_text="More than $100 waits for the approval of a second operator.")
     reason = forms.CharField(max_length=500, help_text="The organization reads it on its Credits page.")
     request_id = forms.UUIDField(widget=forms.HiddenInput, initial=uuid.uuid4)
 

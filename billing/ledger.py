@@ -3,7 +3,7 @@
 Credits and debits by people and rules (grant, purchase, adjustment, refund, expiry) are booked here on Django's
 connection; calls are charged by `settle`. An entry's id is its idempotency key: the same cause books once. Never
 deletes or changes an entry, never refuses a settlement. Neighbours: `holds.py` (opening holds, async), migration 0002
-(the statements), `codes.py` and `admin.py` (who calls it), the worker that loads finished calls.
+(the statements), `codes.py`, `approvals.py` and `admin.py` (who call it), the worker that loads finished calls.
 """
 
 import uuid
@@ -15,12 +15,11 @@ from typing import Any
 from django.conf import settings
 from django.db import connection, transaction
 from django.db.models import Q, Sum
-from django.utils import timezone
 
 from accounts import audit
 from accounts.models import Organization, User
 from billing.holds import MAX_NANO, HoldRequest, InsufficientCredits, LedgerUnavailable, hold
-from billing.models import Entry, Grant, Hold, HoldOwner, PendingAdjustment, Sweep, Wallet
+from billing.models import Entry, Grant, Hold, HoldOwner, Sweep, Wallet
 from billing.usage import NANO, nano_from_usd, usd
 from respan import ids
 from respan.errors import Error
@@ -37,17 +36,15 @@ __all__ = [
     "Settlement",
     "adjust",
     "alive",
-    "approve",
     "balance",
     "ensure_wallet",
     "expire",
     "grant",
     "hold",
-    "propose_adjustment",
     "purchase",
     "reap",
     "refund",
-    "reject",
+    "refundable",
     "settle",
 ]
 
@@ -246,6 +243,7 @@ def grant(
     amount_nano: int,
     reason: str,
     actor: User | None,
+    approver: User | None = None,
     id: uuid.UUID | None = None,
     expires_at: datetime | None = None,
     address: str | None = None,
@@ -263,6 +261,7 @@ def grant(
         grant=given,
         reason=reason,
         actor=actor,
+        approver=approver,
     )
     if (booked := _find_booked(wallet, entry)) is not None:
         return booked
@@ -340,15 +339,18 @@ def adjust(
 def refund(
     *,
     entry: Entry,
-    amount_nano: int,
+    amount_nano: int | None = None,
     reason: str,
     actor: User,
+    approver: User | None = None,
     id: uuid.UUID | None = None,
     address: str | None = None,
 ) -> Entry:
     """Take back a charge (credits return, without an expiry) or a purchase (credits leave), in part or whole.
 
-    Raises: RefundTooLarge; InsufficientCredits when purchased credits are no longer there; ValueError for other kinds.
+    Without an amount: all that was not refunded before. `id` is the refund's own key: the same one books once.
+    Raises: RefundTooLarge, also when nothing is left; InsufficientCredits when purchased credits are no longer there;
+    IdempotencyConflict; ValueError for other kinds.
     """
     wallet = _lock_wallet(entry.wallet.organization)
     if entry.kind == Entry.Kind.USAGE:
@@ -362,17 +364,28 @@ def refund(
         kind=Entry.Kind.REFUND,
         debit=debit,
         credit=credit,
-        amount=amount_nano,
         corrects=entry,
         reason=reason,
         actor=actor,
+        approver=approver,
     )
+    left = refundable(entry)
+    # A repetition of "the rest" finds nothing left, but itself: it is told apart by its amount last.
+    earlier = Entry.objects.filter(pk=back.pk).values_list("amount", flat=True).first()
+    back.amount = amount_nano if amount_nano is not None else earlier or left
     if (booked := _find_booked(wallet, back)) is not None:
         return booked
-    before = Entry.objects.filter(corrects=entry, kind=Entry.Kind.REFUND).aggregate(sum=Sum("amount"))["sum"] or 0
-    if before + amount_nano > entry.amount:
-        raise RefundTooLarge
+    if back.amount > left or not left:
+        raise RefundTooLarge(
+            f"Refunds of an entry cannot exceed its amount: {usd(left)} of {usd(entry.amount)} is left."
+        )
     return _post(wallet, back, address=address)
+
+
+def refundable(entry: Entry) -> int:
+    """Return what of an entry was not refunded yet, in nano-USD; certain only while its wallet is locked."""
+    refunds = Entry.objects.filter(corrects=entry, kind=Entry.Kind.REFUND)
+    return entry.amount - int(refunds.aggregate(sum=Sum("amount", default=0))["sum"])
 
 
 def expire(now: datetime | None = None) -> int:
@@ -391,96 +404,6 @@ def expire(now: datetime | None = None) -> int:
         if not wallets:
             return total
         total, last = total + len(wallets), wallets[-1]
-
-
-# --- Two persons -----------------------------------------------------------------------------------------------------
-
-
-def propose_adjustment(
-    *,
-    organization: Organization,
-    amount_nano: int,
-    reason: str,
-    actor: User,
-    id: uuid.UUID | None = None,
-    address: str | None = None,
-) -> Entry | PendingAdjustment:
-    """Adjust at once, or, above $100, let the adjustment wait for a second operator."""
-    key = id or ids.new_uuid()
-    if abs(amount_nano) <= SOLE_ADJUSTMENT_NANO:
-        return adjust(
-            organization=organization, amount_nano=amount_nano, reason=reason, actor=actor, id=key, address=address
-        )
-    _require_amount(abs(amount_nano))
-    with transaction.atomic():
-        pending, is_new = PendingAdjustment.objects.get_or_create(
-            id=key,
-            defaults={"wallet_id": organization.pk, "amount": amount_nano, "reason": reason, "proposed_by": actor},
-        )
-        if (pending.wallet_id, pending.amount) != (organization.pk, amount_nano):
-            raise IdempotencyConflict
-        if is_new:
-            _audit_pending(pending, actor=actor, action="adjustment.proposed", address=address)
-    return pending
-
-
-def approve(
-    pending_id: uuid.UUID, *, actor: User, now: datetime | None = None, address: str | None = None
-) -> PendingAdjustment:
-    """Book a waiting adjustment as its second person. Idempotent once approved; a rejected one stays rejected.
-
-    Raises: ApprovalNeeded when it is the same person; InsufficientCredits when more would go than is available.
-    """
-    with transaction.atomic():
-        pending = PendingAdjustment.objects.select_for_update().get(pk=pending_id)
-        if pending.state != PendingAdjustment.State.WAITING:
-            return pending
-        adjust(
-            organization=pending.wallet.organization,
-            amount_nano=pending.amount,
-            reason=pending.reason,
-            actor=pending.proposed_by,
-            approver=actor,
-            id=pending.pk,
-            address=address,
-        )
-        return _decide(pending, PendingAdjustment.State.APPROVED, actor=actor, now=now, address=address)
-
-
-def reject(
-    pending_id: uuid.UUID, *, actor: User, now: datetime | None = None, address: str | None = None
-) -> PendingAdjustment:
-    """Drop a waiting adjustment; its proposer may do so too."""
-    with transaction.atomic():
-        pending = PendingAdjustment.objects.select_for_update().get(pk=pending_id)
-        if pending.state != PendingAdjustment.State.WAITING:
-            return pending
-        return _decide(pending, PendingAdjustment.State.REJECTED, actor=actor, now=now, address=address)
-
-
-def _decide(
-    pending: PendingAdjustment,
-    state: PendingAdjustment.State,
-    *,
-    actor: User,
-    now: datetime | None,
-    address: str | None,
-) -> PendingAdjustment:
-    pending.state, pending.decided_by, pending.decided_at = state, actor, now or timezone.now()
-    pending.save(update_fields=["state", "decided_by", "decided_at"])
-    _audit_pending(pending, actor=actor, action=f"adjustment.{state.value}", address=address)
-    return pending
-
-
-def _audit_pending(pending: PendingAdjustment, *, actor: User, action: str, address: str | None) -> None:
-    audit.record(
-        organization=pending.wallet.organization,
-        actor=actor,
-        action=action,
-        target=ids.encode("ent", pending.pk),
-        detail={"amount_nano": str(pending.amount), "reason": pending.reason},
-        address=address,
-    )
 
 
 # --- Booking ---------------------------------------------------------------------------------------------------------

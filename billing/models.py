@@ -265,6 +265,14 @@ class Entry(models.Model):
         indexes: ClassVar[list[models.Index]] = [
             models.Index(fields=["wallet", "-number"], name="entry_by_wallet"),
             models.Index(fields=["corrects"], condition=Q(corrects__isnull=False), name="entry_by_corrected"),
+            # Where a day begins among a wallet's entries, and the few of them that are no charges: with these two any
+            # sum of charges is a difference of two balances (`spending.py`).
+            models.Index(fields=["wallet", "created_at", "number"], name="entry_by_time"),
+            models.Index(
+                fields=["wallet", "-number"], condition=~Q(kind__in=["usage", "absorbed"]), name="entry_no_charge"
+            ),
+            # What operators bore: rare, and summed up on their start page.
+            models.Index(fields=["created_at"], condition=Q(kind="absorbed"), name="entry_absorbed"),
         ]
 
     def __str__(self) -> str:
@@ -277,17 +285,29 @@ class Entry(models.Model):
 
 
 class PendingAdjustment(models.Model):
-    """An adjustment above the limit of one person, waiting for a second operator."""
+    """A movement above the limit of one person, waiting for a second operator: an adjustment, a grant or a refund."""
 
     class State(models.TextChoices):
         WAITING = "waiting"
         APPROVED = "approved"
         REJECTED = "rejected"
 
+    class Kind(models.TextChoices):
+        ADJUSTMENT = "adjustment"
+        GRANT = "grant"
+        REFUND = "refund"
+
     # Becomes the entry's id: an approval pressed twice adjusts once.
     id = models.UUIDField(primary_key=True, default=ids.new_uuid)
     wallet = models.ForeignKey(Wallet, on_delete=models.PROTECT, related_name="pending_adjustments")
+    kind = models.CharField(max_length=10, choices=Kind.choices, default=Kind.ADJUSTMENT)
     amount = models.BigIntegerField()
+    # What a refund takes back.
+    corrects = models.ForeignKey(
+        Entry, null=True, blank=True, on_delete=models.PROTECT, db_constraint=False, db_index=False, related_name="+"
+    )
+    # When what is left of a grant goes away.
+    expires_at = models.DateTimeField(null=True, blank=True)
     reason = models.TextField()
     state = models.CharField(max_length=8, choices=State.choices, default=State.WAITING)
     proposed_by = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+")
@@ -301,10 +321,17 @@ class PendingAdjustment(models.Model):
             models.CheckConstraint(
                 condition=~Q(state="approved") | ~Q(decided_by=F("proposed_by")), name="adjustment_has_two_persons"
             ),
+            models.CheckConstraint(
+                condition=Q(kind="refund", corrects__isnull=False) | (~Q(kind="refund") & Q(corrects__isnull=True)),
+                name="pending_refund_names_its_entry",
+            ),
+        ]
+        indexes: ClassVar[list[models.Index]] = [
+            models.Index(fields=["created_at"], condition=Q(state="waiting"), name="adjustment_waiting"),
         ]
 
     def __str__(self) -> str:
-        return f"Adjustment {self.pk} ({self.state})"
+        return f"{self.kind.capitalize()} {self.pk} ({self.state})"
 
 
 class RedeemCode(models.Model):

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
+from datetime import datetime
 from typing import Any, TypeAlias
 
 import psycopg
@@ -57,6 +58,15 @@ class Priced:
 
     rates_id: int
     rates: Rates
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """Rates and since when they are charged."""
+
+    rates_id: int
+    rates: Rates
+    since: datetime
 
 
 PriceList: TypeAlias = Mapping[tuple[str, str], Priced]
@@ -142,3 +152,10 @@ def by_id(ids: Iterable[int]) -> dict[int, Rates]:
         for id_, *prices in ModelRates.objects.filter(pk__in=missing).values_list("pk", *_CLASSES):
             _versions[id_] = Rates(**dict(zip(_CLASSES, prices, strict=True)))
     return {id_: _versions[id_] for id_ in wanted if id_ in _versions}
+
+
+def history(provider: str, model: str, *, limit: int = 50) -> list[Version]:
+    """Return the versions of a model's rates, the newest (which is charged now) first."""
+    rows = ModelRates.objects.filter(provider=provider, model=model).order_by("-id")
+    found = rows.values_list("pk", "valid_from", *_CLASSES)[:limit]
+    return [Version(id_, Rates(**dict(zip(_CLASSES, prices, strict=True))), since) for id_, since, *prices in found]

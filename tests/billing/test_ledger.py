@@ -12,7 +12,7 @@ from django.db import DatabaseError, connection, transaction
 from django.utils import timezone
 
 from accounts.models import AuditEvent
-from billing import ledger, tasks
+from billing import approvals, ledger, tasks
 from billing.models import Entry, Grant, Hold, HoldOwner, PendingAdjustment, Sweep, Wallet
 from billing.usage import NANO
 from tests.billing.wallets import (
@@ -347,14 +347,14 @@ def test_a_large_adjustment_needs_two_persons() -> None:
     for approver in (None, operator):
         with pytest.raises(ledger.ApprovalNeeded):
             ledger.adjust(organization=organization, amount_nano=amount, reason="a", actor=operator, approver=approver)
-    pending = ledger.propose_adjustment(organization=organization, amount_nano=amount, reason="a", actor=operator)
+    pending = approvals.adjust(organization=organization, amount_nano=amount, reason="a", actor=operator)
     assert isinstance(pending, PendingAdjustment)
     assert kinds(organization) == [("purchase", 10)]
     with pytest.raises(ledger.ApprovalNeeded):
-        ledger.approve(pending.pk, actor=operator)
+        approvals.approve(pending.pk, actor=operator)
     assert kinds(organization) == [("purchase", 10)]
     for _ in range(2):
-        assert ledger.approve(pending.pk, actor=second).state == "approved"
+        assert approvals.approve(pending.pk, actor=second).state == "approved"
     assert kinds(organization) == [("purchase", 10), ("adjustment", amount)]
     entry = Entry.objects.get(pk=pending.pk)
     assert (entry.actor, entry.approver) == (operator, second)
@@ -363,15 +363,15 @@ def test_a_large_adjustment_needs_two_persons() -> None:
 
 def test_a_rejected_adjustment_is_never_booked() -> None:
     organization, operator, second = funded(10), make_user("operator"), make_user("second")
-    pending = ledger.propose_adjustment(organization=organization, amount_nano=10**12, reason="a", actor=operator)
-    assert ledger.reject(pending.pk, actor=second).state == "rejected"
-    assert ledger.approve(pending.pk, actor=second).state == "rejected"
+    pending = approvals.adjust(organization=organization, amount_nano=10**12, reason="a", actor=operator)
+    assert approvals.reject(pending.pk, actor=second).state == "rejected"
+    assert approvals.approve(pending.pk, actor=second).state == "rejected"
     assert kinds(organization) == [("purchase", 10)]
 
 
 def test_an_adjustment_within_the_limit_is_booked_at_once() -> None:
     organization, operator = funded(10), make_user("operator")
-    booked = ledger.propose_adjustment(organization=organization, amount_nano=100 * NANO, reason="a", actor=operator)
+    booked = approvals.adjust(organization=organization, amount_nano=100 * NANO, reason="a", actor=operator)
     assert isinstance(booked, Entry)
     assert ledger.balance(organization.pk).posted == 100 * NANO + 10
 
