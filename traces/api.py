@@ -17,6 +17,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from accounts.authentication import LogsKey
 from accounts.keys import Caller
 from accounts.models import ApiKey
 from respan.api import (
@@ -65,6 +66,8 @@ class _Ask:
 class RequestLogList(APIView):
     """List and filter logs. Parameters are read from the URL and, on POST, from the body; the URL's win."""
 
+    authentication_classes = (LogsKey,)
+
     def get(self, request: Request) -> Response:
         return self._list(request, {})
 
@@ -101,6 +104,8 @@ class RequestLogList(APIView):
 
 class RequestLog(APIView):
     """One log with its content."""
+
+    authentication_classes = (LogsKey,)
 
     def get(self, request: Request, log_id: str) -> Response:
         caller = cast(Caller, request.auth)

@@ -1,4 +1,7 @@
-"""The app's configuration. After every `migrate` the span tables get their partitions: a first call finds them."""
+"""The app's configuration. After every `migrate` the span tables get their partitions: a first call finds them.
+
+Neighbours: `store/partitions.py`, `accounts.audit` (what our actions are called).
+"""
 
 from typing import Any
 
@@ -20,4 +23,13 @@ class TracesConfig(AppConfig):
     name = "traces"
 
     def ready(self) -> None:
+        from accounts import audit
+
+        audit.add_actions(
+            {
+                "logs.exported": "Exported logs",
+                "batch.replayed": "Replayed a batch of records (operator)",
+                "dead_letter.replayed": "Replayed a dead letter (operator)",
+            }
+        )
         post_migrate.connect(_attach_partitions, sender=self)

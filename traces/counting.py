@@ -79,9 +79,12 @@ def count(text: str) -> int:
 
 
 def usage_of(record: Finished) -> tuple[Usage | None, str]:
-    """Return a call's usage and its source: `exact` (the provider's), `counted` (ours) or `none`."""
+    """Return a call's usage and its source: `exact` (the provider's), `counted` (ours) or `none`.
+
+    A call whose content may not be kept was counted, roughly, before it came here.
+    """
     if record.usage is not None:
-        return _sane(record.usage), "exact"
+        return _sane(record.usage), "counted" if record.usage_source == "counted" else "exact"
     if record.counting is None:
         return None, "none"
     counting = record.counting

@@ -4,8 +4,8 @@ The one place where columns meet Respan's names. Reads JSON that customers wrote
 never raises over it. No database, no request. Neighbours: `reading.py` (the logs), `api.py`, `views.py`.
 """
 
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
@@ -198,11 +198,18 @@ def _json(value: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A piece of a turn: its kind says how to present it, its text is to be shown as it is, never as markup."""
+    """A piece of a turn: its kind says how to present it, its text is to be shown as it is, never as markup.
+
+    `link` is an address of the web where it has one; `results` are what the tool answered to a call.
+    """
 
     kind: str  # text | image | audio | file | thinking | refusal | tool call | other
     text: str
     title: str = ""
+    call_id: str = ""
+    link: str = ""
+    results: "tuple[Part, ...]" = ()
+    is_cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +220,7 @@ class Turn:
     parts: tuple[Part, ...]
     title: str = ""
     is_answer: bool = False
+    call_id: str = ""
 
 
 def conversation(request: Mapping[str, Any] | None, response: Mapping[str, Any] | None) -> list[Turn]:
@@ -223,8 +231,24 @@ def conversation(request: Mapping[str, Any] | None, response: Mapping[str, Any] 
 
 def _turn(message: Mapping[str, Any], *, is_answer: bool = False) -> Turn:
     role = _str(message.get("role")) or ("assistant" if is_answer else "unknown")
-    title = _str(message.get("name")) or _str(message.get("tool_call_id"))
-    return Turn(role, tuple(_parts(message)), title, is_answer)
+    call_id = _str(message.get("tool_call_id"))
+    return Turn(role, tuple(_parts(message)), _str(message.get("name")) or call_id, is_answer, call_id)
+
+
+def paired(turns: Sequence[Turn]) -> list[Turn]:
+    """Put what a tool answered under the call it answers; an answer without its call stays a turn of its own."""
+    results: dict[str, tuple[Part, ...]] = {}
+    called = {part.call_id for turn in turns for part in turn.parts if part.kind == "tool call" and part.call_id}
+    left = []
+    for turn in turns:
+        if turn.call_id in called and turn.call_id not in results and turn.role == "tool":
+            results[turn.call_id] = turn.parts
+        else:
+            left.append(turn)
+    return [
+        replace(turn, parts=tuple(replace(part, results=results.get(part.call_id, ())) for part in turn.parts))
+        for turn in left
+    ]
 
 
 def _parts(message: Mapping[str, Any]) -> Iterator[Part]:
@@ -259,13 +283,30 @@ def _part(part: Any) -> Part:
             return Part("refusal", part["refusal"])
         case "image_url":
             image = part.get("image_url")
-            url = image.get("url") if isinstance(image, dict) else image
-            return Part("image", url if isinstance(url, str) else pretty(url))
+            return _media("image", image.get("url") if isinstance(image, dict) else image)
         case "input_audio":
-            return Part("audio", pretty(part.get("input_audio")))
+            audio = part.get("input_audio")
+            return _media("audio", audio.get("data") if isinstance(audio, dict) and "data" in audio else audio)
         case "file":
-            return Part("file", pretty(part.get("file")))
+            file = part.get("file")
+            data = file.get("file_data") if isinstance(file, dict) else None
+            return _media("file", data if isinstance(data, dict) else file, _str(_get(file, "filename")))
     return Part("other", pretty(part))
+
+
+def _media(kind: str, value: Any, title: str = "") -> Part:
+    """Say what an image, a sound or a file was: its address, or what is kept instead of its content."""
+    if isinstance(value, str):
+        link = value if value.lower().startswith(("https://", "http://")) else ""
+        return Part(kind, value, title, link=link)
+    size, digest = _get(value, "bytes"), _get(value, "sha256")
+    if isinstance(size, int) and isinstance(digest, str):
+        return Part(kind, f"{_str(_get(value, 'type'))}, {size:,} bytes, not stored (sha256 {digest})", title)
+    return Part(kind, pretty(value), title)
+
+
+def _get(value: Any, name: str) -> Any:
+    return value.get(name) if isinstance(value, dict) else None
 
 
 def _tool_call(call: Any) -> Part:
@@ -274,7 +315,8 @@ def _tool_call(call: Any) -> Part:
         return Part("other", pretty(call))
     arguments = function.get("arguments")
     text = arguments if isinstance(arguments, str) else pretty(arguments)
-    return Part("tool call", text, _str(function.get("name")) or _str(call.get("id")))
+    call_id = _str(call.get("id"))
+    return Part("tool call", text, _str(function.get("name")) or call_id, call_id)
 
 
 def _str(value: Any) -> str:

@@ -26,6 +26,8 @@ class IngestBatch(models.Model):
     done_at = models.DateTimeField(null=True)
 
     class Meta:
+        verbose_name = "batch"
+        verbose_name_plural = "batches"
         indexes: ClassVar[list[models.Index]] = [
             models.Index(fields=["created_at"], name="batch_waiting", condition=models.Q(done_at__isnull=True)),
             models.Index(fields=["done_at"], name="batch_done", condition=models.Q(done_at__isnull=False)),

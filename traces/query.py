@@ -378,6 +378,26 @@ def parse_log_id(text: str) -> uuid.UUID | None:
     return found
 
 
+# A public log id begins with its time: with so many characters after `log_` a few minutes are meant.
+_LEAST_OF_AN_ID: Final = 7
+_ID_LENGTH: Final = 26
+
+
+def log_ids_from(text: str) -> tuple[uuid.UUID | None, uuid.UUID | None]:
+    """Return the first and the last log id that begin like `log_01jd8x…`; nothing when that is too little to go by."""
+    head, _, body = text.partition("_")
+    if not _LEAST_OF_AN_ID <= len(body) <= _ID_LENGTH:
+        return None, None
+    return ids.decode(head, f"log_{body.ljust(_ID_LENGTH, '0')}"), ids.decode(
+        head, f"log_{body.ljust(_ID_LENGTH, 'z')}"
+    )
+
+
+def containing(text: str) -> str:
+    """Return the pattern of LIKE for texts that contain this one."""
+    return f"%{_literal(text)}%"
+
+
 # --- Compiling --------------------------------------------------------------------------------------------------------
 
 
@@ -387,7 +407,7 @@ def where(query: SpanQuery) -> Fragment:
     if query.environment is not None:
         parts.append(Fragment("environment = %s", (query.environment,)))
     if query.text:
-        pattern = f"%{_literal(query.text)}%"
+        pattern = containing(query.text)
         parts.append(
             Fragment("(input_preview ILIKE %s OR output_preview ILIKE %s OR error_message ILIKE %s)", (pattern,) * 3)
         )

@@ -131,14 +131,17 @@ class Count:
 
 _COLUMNS = tuple(field.name for field in fields(Log))
 _JSON_COLUMNS = tuple(_COLUMNS.index(name) for name in ("metadata", "warnings", "attempts"))
+# How far back a search while typing looks, and the columns it compares.
+_NEWEST: Final = 2_000
+_NAMING: Final = ("request_model", "customer_identifier", "customer_name", "thread_identifier", "custom_identifier")
 _SELECT = f"SELECT {', '.join(_COLUMNS)} FROM traces_span WHERE organization_id = %s AND "  # noqa: S608
 
 
-def _run(sql: str, params: Sequence[Any]) -> list[tuple[Any, ...]]:
-    """Run one statement under the time limit. Raises: SearchTooSlow."""
+def run(sql: str, params: Sequence[Any], *, timeout_ms: int = STATEMENT_TIMEOUT_MS) -> list[tuple[Any, ...]]:
+    """Run one statement of this app under a time limit. Raises: SearchTooSlow."""
     try:
         with transaction.atomic(), connection.cursor() as cursor:
-            cursor.execute("SELECT set_config('statement_timeout', %s, true)", [f"{STATEMENT_TIMEOUT_MS}ms"])
+            cursor.execute("SELECT set_config('statement_timeout', %s, true)", [f"{timeout_ms}ms"])
             cursor.execute(sql, params)
             rows: list[tuple[Any, ...]] = cursor.fetchall()
             return rows
@@ -169,7 +172,7 @@ def logs(*, organization_id: int, query: SpanQuery, cursor: str | None = None, l
         sql, params, offset = f"{sql} AND {beyond.sql}", [*params, *beyond.params], 0
     is_back = position is not None and position.back
     sql += f" ORDER BY {queries.order(query.sort, reverse=is_back)} LIMIT %s OFFSET %s"
-    found = [_log(row) for row in _run(sql, [*params, limit + 1, offset])]
+    found = [_log(row) for row in run(sql, [*params, limit + 1, offset])]
     has_more, found = len(found) > limit, found[:limit]
     if is_back:
         found.reverse()
@@ -189,21 +192,43 @@ def _cursor(log: Log, query: SpanQuery, *, back: bool = False) -> str:
     return queries.encode_cursor(Cursor(log.started_at, log.id, back), query)
 
 
-def count(*, organization_id: int, query: SpanQuery) -> Count:
-    """Count the logs of a query, up to COUNT_LIMIT. Raises: SearchTooSlow."""
+def count(*, organization_id: int, query: SpanQuery, limit: int = COUNT_LIMIT) -> Count:
+    """Count the logs of a query, up to a limit. Raises: SearchTooSlow."""
     where = queries.where(query)
     sql = (
         "SELECT count(*) FROM (SELECT 1 FROM traces_span WHERE organization_id = %s"  # noqa: S608
         f" AND {where.sql} LIMIT %s) AS counted"
     )
-    [(value,)] = _run(sql, [organization_id, *where.params, COUNT_LIMIT])
-    return Count(value, is_capped=value >= COUNT_LIMIT)
+    [(value,)] = run(sql, [organization_id, *where.params, limit])
+    return Count(value, is_capped=value >= limit)
+
+
+def count_newer(*, organization_id: int, query: SpanQuery, cursor: str, limit: int) -> int:
+    """Count the logs that came before a page since it was read, up to a limit; `cursor` is its `start_cursor`.
+
+    Raises: queries.InvalidCursor; SearchTooSlow.
+    """
+    where = queries.where(query)
+    beyond = queries.beyond(queries.decode_cursor(cursor, query), query.sort)
+    sql = (
+        "SELECT count(*) FROM (SELECT 1 FROM traces_span WHERE organization_id = %s"  # noqa: S608
+        f" AND {where.sql} AND {beyond.sql} LIMIT %s) AS counted"
+    )
+    [(value,)] = run(sql, [organization_id, *where.params, *beyond.params, limit])
+    return int(value)
+
+
+def start_cursor(page: Page, query: SpanQuery, *, now: datetime) -> str:
+    """Return the position before a newest page's first log (of an empty one: now), for `count_newer`."""
+    if page.logs:
+        return _cursor(page.logs[0], query, back=True)
+    return queries.encode_cursor(Cursor(now, uuid.UUID(int=0), back=True), query)
 
 
 def log(*, organization_id: int, id: uuid.UUID) -> LogDetail | None:
     """Return one log with its bodies, or None when the organization has none with this id."""
     window = _window(id)
-    found = _run(f"{_SELECT} id = %s AND started_at BETWEEN %s AND %s", [organization_id, id, *window])
+    found = run(f"{_SELECT} id = %s AND started_at BETWEEN %s AND %s", [organization_id, id, *window])
     if not found:
         return None
     row = _log(found[0])
@@ -243,7 +268,7 @@ def bodies(*, organization_id: int, logs: Sequence[Log]) -> dict[uuid.UUID, Body
 def _stored_bodies(organization_id: int, logs: Sequence[Log]) -> list[tuple[Any, ...]]:
     """Read compressed bodies; the bounds of time keep the statement to the partitions of these logs."""
     times = [each.started_at for each in logs]
-    return _run(
+    return run(
         "SELECT id, request, response, request_truncated, response_truncated FROM traces_body"
         " WHERE organization_id = %s AND started_at BETWEEN %s AND %s AND id = ANY(%s)",
         [organization_id, min(times), max(times), [each.id for each in logs]],
@@ -267,16 +292,45 @@ def _decompressed(data: bytes | memoryview | None) -> bytes | None:
     return reader.read(_MAX_BODY_BYTES)
 
 
+def recent(*, organization_id: int, text: str, limit: int) -> list[Log]:
+    """Return the newest logs that a text means: a beginning of their id, or a part of their model or of who called.
+
+    Looks at the newest few thousand only: this answers while somebody types.
+    """
+    if text.startswith("log_"):
+        first, last = queries.log_ids_from(text)
+        if first is None or last is None:
+            return []
+        sql = f"{_SELECT} id BETWEEN %s AND %s AND started_at BETWEEN %s AND %s"
+        bounds = [organization_id, first, last, _window(first)[0], _window(last)[1]]
+        return [_log(row) for row in run(f"{sql} ORDER BY started_at DESC LIMIT %s", [*bounds, limit])]
+    newest = f"{_SELECT} TRUE ORDER BY started_at DESC, id DESC LIMIT {_NEWEST}"
+    named = " OR ".join(f"{column} ILIKE %s" for column in _NAMING)
+    sql = f"SELECT {', '.join(_COLUMNS)} FROM ({newest}) AS newest WHERE {named} ORDER BY started_at DESC LIMIT %s"  # noqa: S608
+    pattern = queries.containing(text)
+    return [_log(row) for row in run(sql, [organization_id, *[pattern] * len(_NAMING), limit])]
+
+
 def has_logs(*, organization_id: int) -> bool:
     """Tell whether the organization ever made a call that is still kept."""
-    return bool(_run("SELECT 1 FROM traces_span WHERE organization_id = %s LIMIT 1", [organization_id]))
+    return bool(run("SELECT 1 FROM traces_span WHERE organization_id = %s LIMIT 1", [organization_id]))
 
 
 def spend_by_key(*, organization_id: int, since: datetime) -> dict[int, int]:
     """Return what each API key's calls were charged since a moment, in nano-USD, by the key's row id."""
-    rows: Iterable[tuple[int, Any]] = _run(
+    rows: Iterable[tuple[int, Any]] = run(
         "SELECT api_key_id, sum(charged_nano) FROM traces_span"
         " WHERE organization_id = %s AND started_at >= %s GROUP BY api_key_id",
         [organization_id, since],
     )
     return {api_key_id: int(nano) for api_key_id, nano in rows}
+
+
+def cost_by_key(*, organization_id: int, since: datetime) -> dict[int, int]:
+    """Return what each API key's calls cost since the beginning of a day, whoever paid, by the key's row id."""
+    rows: Iterable[tuple[str, Any]] = run(
+        "SELECT value, sum(cost_nano) FROM traces_usage_part"
+        " WHERE organization_id = %s AND dimension = 'key' AND resolution = 'd' AND bucket >= %s GROUP BY value",
+        [organization_id, since.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)],
+    )
+    return {int(api_key_id): int(nano) for api_key_id, nano in rows}

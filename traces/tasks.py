@@ -9,7 +9,7 @@ from django.conf import settings
 from django.db import close_old_connections
 from django.utils import timezone
 
-from traces import loading
+from traces import loading, retention
 from traces.store.postgres import Store
 
 logger = logging.getLogger(__name__)
@@ -39,3 +39,11 @@ def maintain_partitions(**_: Any) -> None:
     now = timezone.now()
     Store().maintain(now=now, retention_days=settings.RESPAN_RETENTION_DAYS)
     loading.prune(now=now)
+
+
+@shared_task(name="traces.enforce_retention", bind=True)
+def enforce_retention(self: "Task[[], None]", **_: Any) -> None:
+    """Delete logs that their organization does not keep any longer, and those of deleted organizations."""
+    close_old_connections()
+    if retention.sweep(now=timezone.now()):
+        self.app.send_task("traces.enforce_retention")

@@ -56,7 +56,8 @@ SUMS = """
 ROLLED_UP = """
     n, errors, input_tokens, output_tokens, cache_read_input_tokens, cache_creation_input_tokens,
     reasoning_output_tokens, cost_nano, charged_nano, duration_us_sum,
-    (SELECT sum(x) FROM unnest(duration_histogram) x), (SELECT sum(x) FROM unnest(ttft_histogram) x)
+    (SELECT coalesce(sum(x), 0) FROM unnest(duration_histogram) x),
+    (SELECT coalesce(sum(x), 0) FROM unnest(ttft_histogram) x)
 """
 
 

@@ -2,26 +2,31 @@
 
 import uuid
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Final
+from urllib.parse import urlsplit
 
 from django import template
+from django.template.loader import render_to_string
+from django.utils.safestring import SafeString
 
 from respan import ids
 
 register = template.Library()
 
-# State -> (class of its badge, icon, word): never colour alone.
+# State -> (tone of its badge, icon, word): never colour alone.
 _STATES: Final = {
-    "ok": ("badge-ok", "✓", "OK"),
-    "error": ("badge-error", "✕", "Error"),
-    "aborted": ("badge-warning", "⊘", "Aborted"),
-    "interrupted": ("badge-warning", "!", "Interrupted"),
+    "ok": ("ok", "check", "OK"),
+    "error": ("error", "circle-x", "Error"),
+    "aborted": ("warn", "octagon-x", "Aborted"),
+    "interrupted": ("warn", "triangle-alert", "Interrupted"),
 }
+# Who paid -> (tone, icon, word, sentence).
 _PAYERS: Final = {
-    "credits": "Credits",
-    "own_key": "Own provider key",
-    "free": "Free",
-    "nobody": "Nobody",
+    "credits": ("credits", "coins", "Credits", "Paid from your credits"),
+    "own_key": ("own", "key-round", "Own key", "Billed by your provider, at no charge here"),
+    "free": ("ok", "gift", "Free", "This model costs nothing"),
+    "nobody": ("", "minus", "Nobody", "No provider was reached"),
 }
 
 
@@ -31,34 +36,43 @@ def log_id(value: uuid.UUID) -> str:
     return ids.encode("log", value)
 
 
-@register.filter
-def shortened(text: str) -> str:
-    """Shorten an id in its middle."""
-    return text if len(text) <= 18 else f"{text[:10]}…{text[-4:]}"
+@lru_cache(maxsize=64)  # a list draws a hundred of a handful
+def _badge(tone: str, icon: str, word: str, meaning: str = "", small: bool = False) -> SafeString:
+    context = {"tone": tone, "icon": icon, "word": word, "meaning": meaning, "small": small}
+    return render_to_string("traces/_badge.html", context)
+
+
+@register.simple_tag
+def state(status: str) -> SafeString:
+    """Draw the badge of a status."""
+    return _badge(*_STATES.get(status, ("", "circle", status)))
+
+
+@register.simple_tag
+def payer(paid_by: str, *, small: bool = False) -> SafeString:
+    """Draw the badge of who paid; a small one is only its icon, with the word for those who hover or listen."""
+    return _badge(*_PAYERS.get(paid_by, ("", "circle", paid_by, "")), small=small)
 
 
 @register.filter
-def state_class(status: str) -> str:
-    """Return the class of a state's badge."""
-    return _STATES.get(status, ("",))[0]
+def paid(paid_by: str) -> str:
+    """Return who paid, in a sentence."""
+    return _PAYERS[paid_by][3] if paid_by in _PAYERS else paid_by
 
 
 @register.filter
-def state_icon(status: str) -> str:
-    """Return a state's icon."""
-    return _STATES[status][1] if status in _STATES else "•"
+def mark(provider: str | None) -> str:
+    """Return the letters a provider is recognised by in a narrow column."""
+    return (provider or "?")[:2]
 
 
 @register.filter
-def state_word(status: str) -> str:
-    """Return a state as a word."""
-    return _STATES[status][2] if status in _STATES else status
-
-
-@register.filter
-def payer(paid_by: str) -> str:
-    """Return who paid, in words."""
-    return _PAYERS.get(paid_by, paid_by)
+def host(link: str) -> str:
+    """Return where a link leads."""
+    try:
+        return urlsplit(link).hostname or link[:60]
+    except ValueError:
+        return link[:60]
 
 
 @register.filter
