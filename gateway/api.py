@@ -6,7 +6,7 @@ the caller's dialect. Neighbours: `gateway.call` (the life of a call), `gateway.
 
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 
-from accounts.authentication import ApiKeyAuthentication
+from accounts.authentication import CallingKey
 from gateway import credentials, listing
 from gateway.answers import CallFailed
 from gateway.call import Call
@@ -32,7 +32,7 @@ def refusal(error: Error) -> HttpResponse:
 class GatewayView(AsyncAPIView):
     """A view whose refusals are in OpenAI's dialect."""
 
-    authentication_classes = (ApiKeyAuthentication,)
+    authentication_classes = (CallingKey,)
 
     def refuse(self, request: HttpRequest, error: Error) -> HttpResponse:
         return refusal(error)

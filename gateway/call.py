@@ -262,8 +262,8 @@ class Call:
             raise await refused(response, provider=provider.name, secret=self.secret, own_key=own_key, headers=headers)
         self.accepted_upstream = True
         if content_type(response).startswith("text/event-stream"):
-            reader = openai_chat.StreamReader(include_usage=asked.include_usage)
-            return StreamAnswer(Relay(self, response, reader), headers=self._headers(response))
+            relay = Relay(self, response, include_usage=asked.include_usage)
+            return StreamAnswer(relay, headers=self._headers(response))
         return await self._whole(response)
 
     @property
@@ -373,9 +373,9 @@ class Call:
         if isinstance(error, CallFailed):
             response_body = error.body
         response, response_truncated = (None, False)
-        if response_body is not None and not self.params.disable_log:
+        if response_body is not None and self._keeps_content:
             response, response_truncated = intake.redact(response_body)
-        usage = answer.usage
+        usage, usage_source, counting = self._usage(answer)
         warnings = [
             *self.params.warnings,
             *(f"{name} is not supported by this model and was left out" for name in self.dropped),
@@ -404,11 +404,11 @@ class Call:
             rates_id=self._rates_id(usage),
             free=target is None or target.paid_by == "free",
             usage=usage,
-            usage_source="exact" if usage else "none",
-            counting=self._counting(answer) if usage is None and self.accepted_upstream else None,
+            usage_source=usage_source,
+            counting=counting,
             finish_reason=answer.finish_reason,
             error_code=error.code if error else "client_closed" if status == "aborted" else None,
-            error_message=error.message[:2_000] if error else None,
+            error_message=self._kept_message(error) if error else None,
             customer_identifier=self.params.customer_identifier,
             customer_name=self.params.customer_name,
             customer_email=self.params.customer_email,
@@ -435,12 +435,29 @@ class Call:
 
     def _stored_request(self) -> tuple[bytes | None, bool]:
         """Return the request as it may be kept: without Respan's own members, which may hold provider keys."""
-        if self.params.disable_log:
+        if not self._keeps_content:
             return None, False
         if self.asked is None:
             return None, False  # unreadable: it might be anything
         ours = self.asked.members.keys() & params.OURS
         return intake.redact(openai_chat.patched(self.asked, drop=ours) if ours else self.body)
+
+    @property
+    def _keeps_content(self) -> bool:
+        return not (self.params.disable_log or self.caller.zero_retention)
+
+    def _kept_message(self, error: Error) -> str:
+        """Return what is kept of an error's text: a provider's, and some of ours, repeat what they were asked."""
+        return _NOT_KEPT if self.caller.zero_retention else error.message[:2_000]
+
+    def _usage(self, answer: openai_chat.Answer) -> tuple[Usage | None, str, Counting | None]:
+        """Return the usage and its source; where the provider reported none, what the worker counts instead."""
+        if answer.usage is not None:
+            return answer.usage, "exact", None
+        counting = self._counting(answer) if self.accepted_upstream else None
+        if counting is not None and self.caller.zero_retention:
+            return _estimated(counting), "counted", None
+        return None, "none", counting
 
     def _counting(self, answer: openai_chat.Answer) -> Counting | None:
         """Return what the worker counts, because the provider has not reported usage."""
@@ -449,6 +466,21 @@ class Call:
         return Counting(
             input_text=openai_chat.input_text(self.asked), output_text=answer.output_text, images=self.asked.images
         )
+
+
+_NOT_KEPT = "The text of this error was not kept: this key keeps no content."
+# About what a token is in UTF-8, across languages and code.
+_BYTES_PER_TOKEN = 4
+_TOKENS_PER_IMAGE = 1_000
+
+
+def _estimated(counting: Counting) -> Usage:
+    """Return about how many tokens a call used: with zero retention no text may reach the worker that counts."""
+    images = _TOKENS_PER_IMAGE * counting.images
+    return Usage(
+        input_tokens=-(-len(counting.input_text.encode(errors="replace")) // _BYTES_PER_TOKEN) + images,
+        output_tokens=-(-len(counting.output_text.encode(errors="replace")) // _BYTES_PER_TOKEN),
+    )
 
 
 _DEMO_POLICY = outbound.Policy(loopback=True)

@@ -378,6 +378,16 @@ def _environment_secret(provider_id: str) -> Secret:
     return Secret(value)
 
 
+def from_environment() -> tuple[Stored, ...]:
+    """Return the operator's credentials that stand in the environment: no row, nothing to change in a page."""
+    return _environment_credentials()
+
+
+def offered() -> tuple[Stored, ...]:
+    """Return what `platform` returns, for a page: it may wait for the database."""
+    return (*_environment_credentials(), *map(of, Credential.objects.filter(organization=None)))
+
+
 def count(organization: Organization) -> int:
     """Return how many provider keys an organization has."""
     return Credential.objects.filter(organization=organization).count()

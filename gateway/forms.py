@@ -6,12 +6,13 @@ key is never rendered back, not even after a mistake elsewhere in the form.
 
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from django import forms
 
 from gateway.credentials import MAX_SECRET_CHARS, Secret
-from gateway.providers import catalog
+from gateway.providers import Provider, catalog
 from gateway.routing import CUSTOM
 
 
@@ -26,6 +27,14 @@ class SecretField(forms.CharField):
         return Secret(super().clean(value))
 
 
+class _Names(forms.Textarea):
+    """A text area that may stand beside check boxes of the same name: what is ticked and what is written are one."""
+
+    def value_from_datadict(self, data: Mapping[str, Any], files: Any, name: str) -> Any:
+        values = data.getlist(name) if hasattr(data, "getlist") else [data[name]] if name in data else []
+        return "\n".join(map(str, values)) if values else None
+
+
 class ModelsField(forms.CharField):
     """Names of models, one a line or separated by commas."""
 
@@ -34,12 +43,16 @@ class ModelsField(forms.CharField):
             label="Allowed models",
             required=False,
             max_length=20_000,
-            widget=forms.Textarea(attrs={"rows": 3, "spellcheck": "false"}),
+            widget=_Names(attrs={"rows": 3, "spellcheck": "false"}),
             help_text="One a line. Empty: every model.",
         )
 
     def clean(self, value: object) -> list[str]:
-        return [name for name in re.split(r"[\s,]+", super().clean(value)) if name]
+        return _names(super().clean(value))
+
+
+def _names(text: str) -> list[str]:
+    return [name for name in re.split(r"[\s,]+", text) if name]
 
 
 class CredentialForm(forms.Form):
@@ -48,37 +61,73 @@ class CredentialForm(forms.Form):
     secret = SecretField(
         label="New key", required=False, help_text="Empty keeps the stored key. Another server needs its key again."
     )
-    base_url = forms.CharField(label="Base URL", required=False, max_length=500)
+    base_url = forms.CharField(
+        label="Base URL",
+        required=False,
+        max_length=500,
+        widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false", "inputmode": "url"}),
+    )
     models = ModelsField()
 
     field_order: Sequence[str] = ("secret", "base_url", "models")
+
+    def __init__(self, *args: Any, about: Provider | None = None, **options: Any) -> None:
+        super().__init__(*args, **options)
+        # The provider whose models are offered for choice; None: it is not chosen yet.
+        self.about = about
+
+    def listed_models(self) -> list[tuple[str, bool]]:
+        """Return the provider's models and whether each is among the allowed ones."""
+        chosen = set(self._chosen_models())
+        return [(name, name in chosen) for name in self.about.models] if self.about else []
+
+    def unlisted_models(self) -> str:
+        """Return the allowed models the catalogue does not list, one a line."""
+        listed = self.about.models if self.about else {}
+        return "\n".join(name for name in self._chosen_models() if name not in listed)
+
+    def _chosen_models(self) -> list[str]:
+        return _names(self["models"].value() or "")
 
 
 class NewCredentialForm(CredentialForm):
     """A provider key to add. `submission` makes a form that is sent twice store one."""
 
-    provider = forms.ChoiceField()
+    provider = forms.ChoiceField(widget=forms.Select(attrs={"autofocus": True}))
     name = forms.CharField(
         max_length=60,
-        help_text="For you to recognise it. Of a server of your own it is the prefix of its models, for example "
-        "“my-llm” makes my-llm/llama-3.",
+        widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false"}),
+        help_text="For you to recognise it.",
     )
-    secret = SecretField(label="Key", required=False, help_text="Stored encrypted, never shown again.")
-    base_url = forms.CharField(
-        label="Base URL",
+    secret = SecretField(
+        label="Key",
         required=False,
-        max_length=500,
-        help_text="Only for a server of your own or a provider's other region, for example https://llm.example.com/v1.",
+        help_text="Stored encrypted, never shown again.",
+        error_messages={"required": "Paste the provider's key."},
     )
     submission = forms.UUIDField(widget=forms.HiddenInput, initial=uuid.uuid4)
 
     field_order = ("provider", "name", "secret", "base_url", "models", "submission")
 
-    def __init__(self, *args: object, **options: object) -> None:
-        super().__init__(*args, **options)  # type: ignore[arg-type]
+    def __init__(self, *args: Any, about: Provider | None = None, **options: Any) -> None:
+        super().__init__(*args, about=about, **options)
         provider = self.fields["provider"]
         assert isinstance(provider, forms.ChoiceField)  # noqa: S101  (declared above)
         provider.choices = [("", "Choose a provider"), *provider_choices()]
+        self._fit(about)
+
+    def _fit(self, about: Provider | None) -> None:
+        """Ask for what this provider needs and say what it is; None: any of them may be meant."""
+        name, secret, base_url = (self.fields[each] for each in ("name", "secret", "base_url"))
+        if about is None or about.id != CUSTOM:
+            secret.required = about is not None
+            base_url.help_text = "Only for a server of your own or a provider's other region."
+            return
+        name.help_text = "The prefix of its models: “my-llm” makes my-llm/llama-3. Small letters, digits, hyphens."
+        secret.help_text = "Empty where the server asks for none. Stored encrypted, never shown again."
+        base_url.required = True
+        base_url.error_messages["required"] = "A server of your own needs its base URL."
+        base_url.help_text = "Where its API begins, before /chat/completions: https://llm.example.com/v1"
 
 
 class ProbeForm(forms.Form):

@@ -1,19 +1,20 @@
-"""What `GET /api/models` and `GET /api/models/public/` answer, as bytes.
+"""Which models an organization's keys reach, and what `GET /api/models` and `GET /api/models/public/` answer, as bytes.
 
 Pure functions from the catalogue and an organization's credentials to JSON: OpenAI's list shape, each entry carrying
 Respan's own members too. Prices leave as exact decimal numbers, in USD per million tokens. Neighbours: `api.py` serves
-them, `providers.py` has the facts.
+the lists, `browsing.py` and `cards.py` show the same on pages, `providers.py` has the facts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any, TypedDict
+from typing import Any, Self, TypedDict
 
 import msgspec
 
 from gateway.providers import Catalog, Model, Provider
-from gateway.routing import CUSTOM, Key
+from gateway.routing import CUSTOM, Key, PaidBy
 
 _encode = msgspec.json.Encoder(decimal_format="number").encode
 
@@ -47,6 +48,44 @@ class ModelEntry(TypedDict):
     provider: ProviderEntry
 
 
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """What keys open: provider -> the models its keys name, None where one of them allows all."""
+
+    own: dict[str, frozenset[str] | None]
+    platform: dict[str, frozenset[str] | None]
+
+    @classmethod
+    def of(cls, *, own: Iterable[Key], platform: Iterable[Key]) -> Self:
+        return cls(_opened_by(own), _opened_by(platform))
+
+    def way(self, model: Model, provider: Provider) -> PaidBy | None:
+        """Tell who would pay for a call of a model, as `routing.plan` decides; None: it cannot be called yet."""
+        keyless = provider.auth == "none"
+        if _opens(self.own, model):
+            return "own_key"
+        if model.free and keyless:
+            return "free"
+        if not model.free and model.rates is not None and (keyless or _opens(self.platform, model)):
+            return "credits"
+        return None
+
+
+def _opened_by(keys: Iterable[Key]) -> dict[str, frozenset[str] | None]:
+    opened: dict[str, frozenset[str] | None] = {}
+    for key in keys:
+        before = opened.get(key.provider, frozenset())
+        opened[key.provider] = before | frozenset(key.models) if key.models and before is not None else None
+    return opened
+
+
+def _opens(opened: dict[str, frozenset[str] | None], model: Model) -> bool:
+    if model.provider not in opened:
+        return False
+    names = opened[model.provider]
+    return names is None or model.id in names or model.full_name in names
+
+
 @lru_cache(maxsize=4)
 def public(catalog: Catalog, *, unnest: bool) -> bytes:
     """Return the catalogue for anyone: `{"models": [...]}`, or the bare array."""
@@ -59,21 +98,16 @@ def models(catalog: Catalog, *, own: Sequence[Key], platform: Sequence[Key]) -> 
 
     `available_to_user` tells whether a key of the organization or of the operator reaches the model.
     """
-    keys = [*own, *platform]
+    reach = Reach.of(own=own, platform=platform)
     data = []
     for model in catalog.models():
         provider = catalog.providers[model.provider]
-        data.append(_item(model.full_name, provider.id, _entry(model, provider), _reachable(model, provider, keys)))
+        is_reached = reach.way(model, provider) is not None
+        data.append(_item(model.full_name, provider.id, _entry(model, provider), is_reached))
     for key in own:
         if key.provider == CUSTOM:
             data += [_custom_item(key, name, catalog.providers[CUSTOM]) for name in key.models]
     return _encode({"object": "list", "data": data})
-
-
-def _reachable(model: Model, provider: Provider, keys: Sequence[Key]) -> bool:
-    if model.free or provider.auth == "none":
-        return True
-    return any(key.provider == model.provider and (not key.models or model.id in key.models) for key in keys)
 
 
 def _custom_item(key: Key, name: str, custom: Provider) -> dict[str, Any]:

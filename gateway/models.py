@@ -50,3 +50,11 @@ class Credential(models.Model):
 
     def __str__(self) -> str:
         return f"{self.name} ({self.provider})"
+
+
+class OrganizationCredential(Credential):
+    """An organization's own key, as the operator's console lists it beside the platform's."""
+
+    class Meta:
+        proxy = True
+        ordering: ClassVar[list[str]] = ["organization", "provider", "name", "id"]

@@ -9,7 +9,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from accounts.models import AuditEvent
@@ -22,6 +24,8 @@ from respan.outbound import Policy
 pytestmark = pytest.mark.django_db
 KEY = "sk-canary-0123456789abcdef"
 LIST = "/platform/api/integrations/"
+ADD = f"{LIST}add/"
+HTMX = {"HX-Request": "true"}
 
 
 @pytest.fixture
@@ -69,8 +73,8 @@ def test_owners_and_admins_add_change_and_remove_keys(
 ) -> None:
     client = as_user(name)
     added = client.post(LIST, form(models="gpt-4o-mini,\nopenai/gpt-4o"))
-    assert (added.status_code, added["Location"]) == (302, LIST)
     row = Credential.objects.get(organization=organization)
+    assert (added.status_code, added["Location"]) == (302, f"{LIST}?new={row.public_id}#{row.public_id}")
     assert of(row).secret().reveal() == KEY
     assert row.allowed_models == ["gpt-4o-mini", "gpt-4o"]
     page = reverse("integration", args=[row.public_id])
@@ -79,7 +83,7 @@ def test_owners_and_admins_add_change_and_remove_keys(
     row.refresh_from_db()
     assert of(row).secret().reveal() == "sk-another-0123456789"
     confirm = reverse("integration-remove", args=[row.public_id])
-    assert b"Remove Main?" in client.get(confirm).content
+    assert b"Remove key" in client.get(confirm).content
     assert Credential.objects.filter(pk=row.pk).exists()
     assert client.post(confirm).status_code == 302
     assert not Credential.objects.filter(pk=row.pk).exists()
@@ -95,15 +99,32 @@ def test_a_member_sees_names_and_nothing_else(
     text = page.content.decode()
     assert page.status_code == 200
     assert "house-llm" in text
-    for hidden in ("cdef", "house.example.com", "<textarea", 'name="secret"', "/remove/", credential.public_id):
+    for hidden in (
+        "cdef",
+        "house.example.com",
+        "<textarea",
+        'name="secret"',
+        "/remove/",
+        "/add/",
+        credential.public_id,
+    ):
         assert hidden not in text
     before = everything(organization)
+    assert client.get(ADD).status_code == 403
     assert client.post(LIST, form()).status_code == 403
     for route in ("integration", "integration-test", "integration-remove"):
         path = reverse(route, args=[credential.public_id])
         assert client.post(path, {"secret": "sk-x"}).status_code == 403
         assert client.get(path).status_code in (403, 405)
     assert everything(organization) == before
+
+
+def test_a_member_is_told_whom_to_ask(as_user: Callable[[str], Client], cast: Any, organization: Any) -> None:
+    text = as_user("member").get(LIST).content.decode()
+    assert "Owners and admins add, test and remove keys" in text
+    assert cast.owner.email in text
+    assert cast.admin.email in text
+    assert cast.outsider.email not in text
 
 
 def test_an_outsider_finds_nothing(as_user: Callable[[str], Client], credential: Credential, organization: Any) -> None:
@@ -151,6 +172,8 @@ def test_a_post_without_its_token_is_refused(cast: Any, organization: Any) -> No
         ({"name": ""}, "required"),
         ({"secret": ""}, "Paste the provider"),
         ({"secret": "sk with blanks"}, "Paste the provider"),
+        ({"provider": "custom", "name": "mine", "base_url": ""}, "needs its base URL"),
+        ({"models": ["gpt-4o", "no blanks\u00e9"]}, "is not the name of a model"),
         ({"provider": "custom", "name": "groq", "base_url": "https://a.example"}, "name of a provider"),
         ({"base_url": "http://127.0.0.1:8000/v1"}, "not a public address"),
         ({"base_url": "https://user:password@example.com"}, "plain URL"),
@@ -188,6 +211,117 @@ def test_a_form_sent_twice_stores_one_key(as_user: Callable[[str], Client], orga
     assert AuditEvent.objects.filter(organization=organization, action="credential.created").count() == 1
 
 
+def test_ticked_and_written_models_are_kept_together(as_user: Callable[[str], Client], organization: Any) -> None:
+    client = as_user("owner")
+    assert client.post(LIST, form(models=["gpt-4o", "gpt-4o-mini", "ft:mine\nft:yours"])).status_code == 302
+    row = Credential.objects.get(organization=organization)
+    assert row.allowed_models == ["gpt-4o", "gpt-4o-mini", "ft:mine", "ft:yours"]
+    text = client.get(reverse("integration", args=[row.public_id])).content.decode()
+    assert 'value="gpt-4o-mini" checked' in text
+    assert 'value="gpt-5" checked' not in text
+    assert ">ft:mine\nft:yours</textarea>" in text
+
+
+def test_the_same_provider_takes_several_keys(as_user: Callable[[str], Client], organization: Any) -> None:
+    client = as_user("admin")
+    for name in ("Main", "Batch"):
+        assert client.post(LIST, form(name=name)).status_code == 302
+    before = everything(organization)
+    taken = client.post(LIST, form(name="Batch"))
+    assert (taken.status_code, "with this name already" in taken.content.decode()) == (400, True)
+    assert everything(organization) == before
+    text = client.get(LIST).content.decode()
+    assert text.count("Remove<span") == 2
+    assert "2 keys" in text
+
+
+# --- The pages --------------------------------------------------------------------------------------------------------
+
+
+def test_the_form_knows_the_provider_it_is_for(as_user: Callable[[str], Client], credential: Credential) -> None:
+    client = as_user("owner")
+    text = client.get(f"{ADD}?provider=openai").content.decode()
+    assert "Add a key for OpenAI" in text
+    assert "https://platform.openai.com/api-keys" in text
+    assert 'type="checkbox" name="models" value="gpt-4o-mini"' in text
+    assert 'name="name" value="Main"' in text
+    assert "Add a server of your own" in client.get(f"{ADD}?provider=custom").content.decode()
+    for unknown in ("nobody", "sandbox", "", "%00"):
+        page = client.get(f"{ADD}?provider={unknown}")
+        assert (page.status_code, b"Choose a provider" in page.content) == (200, True)
+
+
+def test_dialogs_get_the_fragment_and_forms_in_them_lead_on(
+    as_user: Callable[[str], Client], credential: Credential, organization: Any
+) -> None:
+    client = as_user("owner")
+    paths = (ADD, *(reverse(name, args=[credential.public_id]) for name in ("integration", "integration-remove")))
+    for path in paths:
+        fragment = client.get(path, headers=HTMX).content.decode()
+        assert "<html" not in fragment
+        assert "<form" in fragment
+        assert "<h1" not in fragment
+    refused = client.post(LIST, form(secret=""), headers=HTMX)
+    assert (refused.status_code, b"<html" in refused.content, b"Paste the provider" in refused.content) == (
+        400,
+        False,
+        True,
+    )
+    added = client.post(LIST, form(), headers=HTMX)
+    row = Credential.objects.get(organization=organization, provider="openai")
+    assert (added.status_code, added["HX-Redirect"]) == (204, f"{LIST}?new={row.public_id}#{row.public_id}")
+
+
+def test_a_search_narrows_the_providers(as_user: Callable[[str], Client], credential: Credential) -> None:
+    client = as_user("member")
+    text = client.get(f"{LIST}?q=mistral").content.decode()
+    assert text.count('<li class="panel">') == 1
+    assert "house-llm" in text
+    evil = client.get(LIST, {"q": "<script>alert(1)</script>\x00"}).content.decode()
+    assert "No provider is called" in evil
+    assert "<script>alert" not in evil
+
+
+def test_what_the_operator_offers_is_told(as_user: Callable[[str], Client], monkeypatch: pytest.MonkeyPatch) -> None:
+    client = as_user("member")
+    assert "offers no provider on credits" in client.get(LIST).content.decode()
+    monkeypatch.setenv("RESPAN_PLATFORM_KEY_GROQ", "gsk-operator-0123456789")
+    text = client.get(LIST).content.decode()
+    assert "The operator offers these providers on credits" in text
+    assert "provider=groq&amp;callable=1" in text
+    assert "gsk-operator" not in text
+
+
+def test_a_provider_that_left_the_catalogue_can_still_be_removed(
+    as_user: Callable[[str], Client], credential: Credential
+) -> None:
+    Credential.objects.filter(pk=credential.pk).update(provider="gone")
+    client = as_user("owner")
+    assert "house-llm" in client.get(LIST).content.decode()
+    for name in ("integration", "integration-remove"):
+        assert client.get(reverse(name, args=[credential.public_id])).status_code == 200
+    assert client.post(reverse("integration-remove", args=[credential.public_id])).status_code == 302
+
+
+def test_one_key_and_thirty_cost_the_same_queries(
+    as_user: Callable[[str], Client], credential: Credential, cast: Any, organization: Any
+) -> None:
+    client = as_user("owner")
+
+    def queries() -> int:
+        with CaptureQueriesContext(connection) as captured:
+            assert client.get(LIST).status_code == 200
+        return len(captured)
+
+    queries()
+    one = queries()
+    for number in range(29):
+        credentials.store(
+            organization=organization, provider="openai", name=f"n{number}", secret=KEY, actor=cast.owner, address=None
+        )
+    assert queries() == one
+
+
 # --- What is never shown ----------------------------------------------------------------------------------------------
 
 
@@ -212,7 +346,7 @@ def test_names_are_text(as_user: Callable[[str], Client], organization: Any) -> 
     ):
         text = client.get(path).content.decode()
         assert "&lt;script&gt;" in text
-        for alive in ("<script>alert", "<img src", "<b>m</b>"):
+        for alive in ("<script>alert", "<img src=x", "<b>m</b>"):
             assert alive not in text
 
 
@@ -312,6 +446,26 @@ def test_testing_a_key_shows_latency_and_the_models_answer(
     assert asked["model"] == "llama-3"
     assert asked["max_tokens"] <= 16
     assert AuditEvent.objects.filter(organization=organization, action="credential.tested").count() == 1
+
+
+def test_a_test_in_place_answers_with_the_keys_line(
+    as_user: Callable[[str], Client], local: Callable[..., Credential], provider: Provider
+) -> None:
+    row, client = local(models=["llama-3"]), as_user("owner")
+    provider.body = completion("ok <b>then</b> " + "x" * 300)
+    path = reverse("integration-test", args=[row.public_id])
+    text = client.post(path, headers=HTMX).content.decode()
+    assert text.lstrip().startswith(f'<li class="key" id="{row.public_id}"')
+    assert "llama-3 answered in" in text
+    assert "ok &lt;b&gt;then&lt;/b&gt;" in text
+    assert "x" * 201 not in text
+    provider.status, provider.body = 401, b"{}"
+    text = client.post(path, headers=HTMX).content.decode()
+    assert 'data-state="error"' in text
+    assert "does not accept this key (401)" in text
+    before = Credential.objects.filter(pk=row.pk).values_list()[0]
+    assert "at most 200" in client.post(path, {"model": "x" * 201}, headers=HTMX).content.decode()
+    assert Credential.objects.filter(pk=row.pk).values_list()[0] == before
 
 
 def test_a_refused_key_is_told_in_plain_words_without_the_key(

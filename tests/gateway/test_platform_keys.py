@@ -5,13 +5,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
-from accounts.models import AuditEvent, User
+from accounts.models import AuditEvent
 from gateway import credentials
 from gateway.credentials import Secret, of
 from gateway.models import Credential
+from tests.operators import confirm, make_operator, sign_in
 
 pytestmark = pytest.mark.django_db
 KEY = "sk-canary-0123456789abcdef"
@@ -20,10 +23,7 @@ LIST = "/admin/gateway/credential/"
 
 @pytest.fixture
 def operator(db: None) -> Client:
-    user = User.objects.create_superuser(f"{uuid.uuid4().hex}@example.test", uuid.uuid4().hex)
-    client = Client()
-    client.force_login(user)
-    return client
+    return sign_in(make_operator())
 
 
 @pytest.fixture
@@ -161,3 +161,60 @@ def test_testing_a_key_from_the_console_tells_what_came_of_it(operator: Client, 
     assert row.test_passed is False
     assert audited(row.public_id) == ["credential.created", "credential.tested"]
     credentials.remove(credential=row, actor=None, address=None)
+
+
+@pytest.mark.parametrize("path", ["add/", "{}/change/", "{}/delete/", "{}/test/"])
+def test_an_old_sign_in_neither_sees_nor_changes_a_key(row: Credential, path: str) -> None:
+    client, address = sign_in(make_operator(), seconds_ago=601), LIST + path.format(row.pk)
+    before = Credential.objects.count()
+    for answer in (client.get(address), client.post(address, {**form(), "post": "yes"})):
+        assert answer.headers["Location"].startswith("/accounts/reauthenticate/?next=")
+    assert client.post(LIST, {"action": "test_keys", "_selected_action": [row.pk]}).status_code == 302
+    assert Credential.objects.count() == before
+    assert audited(row.public_id) == ["credential.created"]
+    assert confirm(client, address).headers["Location"] == address
+    assert client.get(address).status_code == 200
+
+
+def test_keys_of_organizations_are_listed_without_the_key_and_changed_by_nobody_here(
+    operator: Client, organization: Any, cast: Any
+) -> None:
+    theirs = credentials.store(
+        organization=organization, provider="openai", name="Theirs", secret=Secret(KEY), actor=cast.owner, address=None
+    )
+    listed = "/admin/gateway/organizationcredential/"
+    for path in (listed, f"{listed}{theirs.pk}/change/"):
+        page = operator.get(path).content.decode()
+        assert "Theirs" in page
+        assert KEY not in page
+        assert theirs.sealed not in page
+    for path in (f"{listed}{theirs.pk}/change/", f"{listed}{theirs.pk}/delete/", f"{listed}add/"):
+        assert operator.post(path, {"name": "Stolen", "post": "yes"}).status_code == 403
+    assert operator.post(f"{LIST}{theirs.pk}/test/").status_code == 404
+    assert audited(theirs.public_id) == ["credential.created"]
+
+
+def test_the_environments_keys_are_named_and_not_shown(operator: Client, monkeypatch: Any) -> None:
+    monkeypatch.setenv("RESPAN_PLATFORM_KEY_GROQ", "gsk-canary-of-the-environment")
+    page = operator.get(LIST).content.decode()
+    assert "From the environment" in page
+    assert "gsk-canary" not in page
+
+
+def test_lists_of_keys_ask_as_much_for_thirty_as_for_one(operator: Client, cast: Any) -> None:
+    asked = []
+    for count in (1, 30):
+        for _ in range(count):
+            name = f"Key {uuid.uuid4().hex[:8]}"
+            credentials.store(
+                organization=cast.organization,
+                provider="openai",
+                name=name,
+                secret=Secret(KEY),
+                actor=None,
+                address=None,
+            )
+        with CaptureQueriesContext(connection) as queries:
+            assert operator.get("/admin/gateway/organizationcredential/").status_code == 200
+        asked.append(len(queries))
+    assert asked[1] <= asked[0]
