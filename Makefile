@@ -20,7 +20,7 @@ PRODUCTION := env RESPAN_ENV_FILE=/dev/null HOST=0.0.0.0 SECURE_SSL_REDIRECT=tru
 	RESPAN_KEY_PEPPER=a-pepper-for-checks-only-0123456789 \
 	RESPAN_KEYS=k1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=
 
-.PHONY: run test check test-long bench lock fmt assets
+.PHONY: run test check test-long bench lock fmt assets pictures
 
 run: ## Start everything (Ctrl-C stops it); PORT, HOST and RESPAN_DATA_DIR are honoured
 	$(call install,requirements)
@@ -48,6 +48,10 @@ check: ## Judge the code: format, lint, types, import rules, deployment settings
 
 assets: ## Build respan/static/dist from respan/assets and templates (Node 20 and npm)
 	@$(npm) && npm run --silent build
+
+pictures: ## Take pictures of every page into docs/images
+	$(call install,requirements-test)
+	@mkdir -p docs/images && RESPAN_PICTURES=docs/images $(BIN)/python -m pytest -q tests/stories/test_every_page.py
 
 bench: ## Measure CPU and latency of the gateway beside a raw relay
 	$(call install,requirements-test)

@@ -55,8 +55,10 @@ if settings.CELERY_BROKER_URL.startswith("amqp"):
 app.autodiscover_tasks(["accounts", "billing", "traces", "gateway"])
 app.conf.beat_schedule = {
     "attach span partitions": {"task": "traces.maintain_partitions", "schedule": 3600.0},
+    "enforce retention": {"task": "traces.enforce_retention", "schedule": 300.0},
     "nudge late batches": {"task": "traces.nudge_batches", "schedule": 10.0},
     "reap orphaned holds": {"task": "billing.reap_holds", "schedule": 30.0},
+    "forget ended sessions": {"task": "accounts.forget_ended_sessions", "schedule": 600.0},
     "expire grants": {"task": "billing.expire_grants", "schedule": 300.0},
 }
 

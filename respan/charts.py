@@ -199,7 +199,7 @@ def _scale(highest: float, *, whole: bool) -> tuple[float, float]:
         magnitude /= 10
     for factor in (0.2, 0.25, 0.5, 1.0, 2.0, 2.5, 5.0):
         step = factor * magnitude
-        if whole and step < 1:
+        if whole and step % 1:
             continue
         steps = -(-highest // step)
         if steps <= 4:

@@ -4,8 +4,11 @@ Each error is a class with a status, a code and a message, declared beside the f
 holds the root and what all of them share. It never knows a dialect: `gateway.api` and `respan.api` put an error into
 the caller's dialect. All of them (a test compares this list with the code):
 
-    accounts.authentication  ConflictingKeys MissingKey
+    accounts.authentication  ConflictingKeys InsufficientScope MissingKey
+    accounts.invitations     AlreadyInvited AlreadyMember InvitationForSomebodyElse InvitationGone TooManyInvitations
     accounts.keys            InvalidKey KeyCheckUnavailable
+    accounts.members         LastOwner NoSuchMember RoleTooLow
+    accounts.organizations   RetentionTooLong
     billing.codes            CodeExpired CodeUsedUp TooManyGuesses UnknownCode
     billing.holds            InsufficientCredits LedgerUnavailable
     billing.ledger           ApprovalNeeded IdempotencyConflict RefundTooLarge

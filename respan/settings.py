@@ -53,6 +53,8 @@ USE_I18N = False
 APPEND_SLASH = True
 
 INSTALLED_APPS = [
+    "unfold",  # before the admin it dresses
+    "unfold.contrib.filters",
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
@@ -64,6 +66,8 @@ INSTALLED_APPS = [
     "rest_framework",
     "allauth",
     "allauth.account",
+    "allauth.mfa",
+    "allauth.usersessions",
     "accounts",
     "billing",
     "traces",
@@ -73,7 +77,10 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
+    # Pages only: static files are compressed already, gateway answers never come here. It pads against BREACH.
+    "django.middleware.gzip.GZipMiddleware",
     "csp.middleware.CSPMiddleware",
+    "respan.console.relax_policy",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -81,6 +88,7 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "allauth.account.middleware.AccountMiddleware",
+    "accounts.sessions.SeenMiddleware",
     "accounts.tenancy.OrganizationMiddleware",
 ]
 TEMPLATES = [
@@ -149,11 +157,59 @@ ACCOUNT_LOGIN_METHODS = {"email"}
 ACCOUNT_SIGNUP_FIELDS = ["email*", "password1*"]
 ACCOUNT_USER_MODEL_USERNAME_FIELD = None
 ACCOUNT_EMAIL_VERIFICATION = "mandatory" if EMAIL_IS_CONFIGURED else "none"
-ACCOUNT_EMAIL_VERIFICATION_BY_CODE_ENABLED = EMAIL_IS_CONFIGURED
-if not EMAIL_IS_CONFIGURED:
-    ACCOUNT_MAX_EMAIL_ADDRESSES = 1  # a second one could not be verified: anybody could claim anybody's
+ACCOUNT_EMAIL_VERIFICATION_BY_CODE_ENABLED = ACCOUNT_EMAIL_NOTIFICATIONS = EMAIL_IS_CONFIGURED
+# One address for each person, changed by a code. Without e-mail not at all: anybody could claim anybody's.
+ACCOUNT_CHANGE_EMAIL = EMAIL_IS_CONFIGURED
+ACCOUNT_MAX_EMAIL_ADDRESSES = 2 if EMAIL_IS_CONFIGURED else 1
 ACCOUNT_ADAPTER = "accounts.signup.AccountAdapter"
-ACCOUNT_FORMS = {"signup": "accounts.forms.SignupForm"}
+ACCOUNT_FORMS = {
+    "signup": "accounts.forms.SignupForm",
+    "login": "accounts.signin_forms.LoginForm",
+    "add_email": "accounts.signin_forms.AddEmailForm",
+    "change_email": "accounts.signin_forms.ChangeEmailForm",
+    "change_password": "accounts.signin_forms.ChangePasswordForm",
+    "set_password": "accounts.signin_forms.SetPasswordForm",
+    "reset_password": "accounts.signin_forms.ResetPasswordForm",
+    "reset_password_from_key": "accounts.signin_forms.ResetPasswordKeyForm",
+    "reauthenticate": "accounts.signin_forms.ReauthenticateForm",
+    "confirm_email_verification_code": "accounts.signin_forms.ConfirmEmailVerificationCodeForm",
+    "confirm_login_code": "accounts.signin_forms.ConfirmLoginCodeForm",
+}
+# Guesses are counted for each account and each address, together for all web processes (`CACHES`).
+ACCOUNT_RATE_LIMITS = {
+    "login": "30/m/ip",
+    "login_failed": "10/m/ip,5/5m/key",
+    "signup": "20/m/ip",
+    "reset_password": "20/m/ip,5/m/key",
+    "reset_password_from_key": "20/m/ip",
+    "reauthenticate": "10/m/user",
+    "change_password": "5/m/user",
+    "manage_email": "10/m/user",
+}
+# What changes how somebody signs in asks for the password again, unless they gave it in the last five minutes.
+ACCOUNT_REAUTHENTICATION_REQUIRED = True
+# No box to tick: a session lasts SESSION_COOKIE_AGE.
+ACCOUNT_SESSION_REMEMBER = True
+CACHES = {
+    "default": {
+        "BACKEND": "django.core.cache.backends.db.DatabaseCache",
+        "LOCATION": "shared_cache",  # made by a migration of accounts; swept by accounts.tasks
+        "OPTIONS": {"MAX_ENTRIES": 1_000_000},
+    }
+}
+MFA_ADAPTER = "accounts.factors.MfaAdapter"
+MFA_FORMS = {
+    "authenticate": "accounts.signin_forms.AuthenticateForm",
+    "reauthenticate": "accounts.signin_forms.ReauthenticateByCodeForm",
+    "activate_totp": "accounts.signin_forms.ActivateAppForm",
+    "add_webauthn": "accounts.signin_forms.AddPasskeyForm",
+    "edit_webauthn": "accounts.signin_forms.RenamePasskeyForm",
+}
+MFA_SUPPORTED_TYPES = ["totp", "webauthn", "recovery_codes"]
+MFA_ALLOW_UNVERIFIED_EMAIL = not EMAIL_IS_CONFIGURED
+MFA_PASSKEY_LOGIN_ENABLED = True
+MFA_TOTP_ISSUER = "Respan"
+MFA_WEBAUTHN_ALLOW_INSECURE_ORIGIN = RESPAN_IS_LOOPBACK
 ACCOUNT_DEFAULT_HTTP_PROTOCOL = _base.scheme
 ACCOUNT_LOGOUT_ON_GET = False
 RESPAN_SIGNUP_OPEN = env.bool("RESPAN_SIGNUP_OPEN", default=True)
@@ -190,6 +246,59 @@ CONTENT_SECURITY_POLICY = {
     }
 }
 
+# --- The operator's console (django-unfold) -------------------------------------------------------------------------
+UNFOLD = {
+    "SITE_TITLE": "Respan console",
+    "SITE_HEADER": "Respan",
+    "SITE_SUBHEADER": "Operator's console",
+    "SITE_URL": "/platform/",
+    "SITE_ICON": "respan.console.logo",
+    "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": "respan.console.logo"}],
+    "STYLES": ["respan.console.style"],
+    "SHOW_VIEW_ON_SITE": False,
+    "SHOW_BACK_BUTTON": True,
+    "BORDER_RADIUS": "8px",
+    "DASHBOARD_CALLBACK": "respan.console.start",
+    "SIDEBAR": {"show_search": False, "navigation": "respan.console.navigation"},
+    # The product's neutral and its one accent (respan/assets/respan.css), in unfold's eleven steps.
+    "COLORS": {
+        "base": {
+            "50": "oklch(98.2% .003 270)",
+            "100": "oklch(96.5% .003 270)",
+            "200": "oklch(91.5% .004 270)",
+            "300": "oklch(87% .006 270)",
+            "400": "oklch(72% .01 270)",
+            "500": "oklch(52% .012 270)",
+            "600": "oklch(44% .012 270)",
+            "700": "oklch(35% .011 270)",
+            "800": "oklch(26% .009 270)",
+            "900": "oklch(19.5% .007 270)",
+            "950": "oklch(14.5% .006 270)",
+        },
+        "primary": {
+            "50": "oklch(97% .014 272)",
+            "100": "oklch(94% .03 272)",
+            "200": "oklch(89% .06 272)",
+            "300": "oklch(82% .1 272)",
+            "400": "oklch(74% .13 272)",
+            "500": "oklch(70% .15 272)",
+            "600": "oklch(50% .2 272)",
+            "700": "oklch(45% .19 272)",
+            "800": "oklch(40% .16 272)",
+            "900": "oklch(35% .13 272)",
+            "950": "oklch(26% .1 272)",
+        },
+        "font": {
+            "subtle-light": "var(--color-base-500)",
+            "subtle-dark": "var(--color-base-400)",
+            "default-light": "var(--color-base-600)",
+            "default-dark": "var(--color-base-300)",
+            "important-light": "var(--color-base-900)",
+            "important-dark": "var(--color-base-100)",
+        },
+    },
+}
+
 # --- Static files ---------------------------------------------------------------------------------------------------
 STATIC_URL = "/static/"
 STATIC_ROOT = Path(env.str("RESPAN_STATIC_ROOT", default=str(RESPAN_DATA_DIR / "static")))
@@ -199,6 +308,14 @@ STORAGES = {
     "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
 }
 WHITENOISE_USE_FINDERS = True
+
+
+def _is_built(path: str, url: str) -> bool:
+    """Tell whether a file's address changes with its content (the template tag `asset`): browsers keep it for ever."""
+    return url.startswith(f"{STATIC_URL}dist/")
+
+
+WHITENOISE_IMMUTABLE_FILE_TEST = _is_built
 
 # --- The gateway ----------------------------------------------------------------------------------------------------
 RESPAN_MAX_BODY_BYTES = env.int("RESPAN_MAX_BODY_BYTES", default=32 * 1024 * 1024)

@@ -18,6 +18,7 @@ from django.views.decorators.debug import sensitive_post_parameters
 
 from accounts import audit, signup
 from accounts.models import Organization, User
+from accounts.signin_forms import PASSWORD_RULES
 from respan import pages
 
 LINK_LIFE_S = 3600
@@ -43,7 +44,7 @@ class OperatorForm(forms.Form):
     password = forms.CharField(
         label="Password",
         widget=forms.PasswordInput(attrs={"autocomplete": "new-password"}),
-        help_text="At least 10 characters.",
+        help_text=PASSWORD_RULES,
         strip=False,
     )
     organization = forms.CharField(label="Organization", max_length=120, initial="My organization")

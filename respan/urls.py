@@ -4,17 +4,28 @@ from django.contrib import admin
 from django.urls import include, path
 from django.views.generic import RedirectView
 
-from respan import health, home, setup
+from respan import console, health, home, key_facts, sample, search, setup, spending
 
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="home")),
     path("", include("gateway.urls")),
     path("platform/", home.home, name="home"),
+    path("platform/first-call/", home.first_call, name="home-first-call"),
+    path("platform/search/", search.search, name="search"),
+    path("platform/api/credits/", spending.credits_page, name="credits"),
+    path("platform/api/credits/entries/<str:entry_id>/", spending.entry, name="credits-entry"),
+    path("platform/sample/fill/", sample.fill_view, name="sample-fill"),
+    path("platform/sample/remove/", sample.remove_view, name="sample-remove"),
+    path("platform/api/api-keys/spend/", key_facts.spend, name="api-key-spend"),
+    path("platform/api/api-keys/<slug:public_id>/first-call/", key_facts.first_call, name="api-key-first-call"),
     path("", include("accounts.urls")),
     path("", include("billing.urls")),
     path("", include("traces.urls")),
     path("", include("gateway.page_urls")),
     path("accounts/", include("allauth.account.urls")),
+    path("accounts/2fa/", include("allauth.mfa.urls")),
+    path("admin/spool/", admin.site.admin_view(console.spool_page), name="console-spool"),
+    path("admin/missing-prices/", admin.site.admin_view(console.missing_prices_page), name="console-missing-prices"),
     path("admin/", admin.site.urls),
     path("healthz", health.healthz, name="healthz"),
     path("readyz", health.readyz, name="readyz"),

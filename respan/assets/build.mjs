@@ -4,7 +4,7 @@
 // and `npm ci`; running Respan needs neither. Each text file is also written compressed (.br, .gz): WhiteNoise serves
 // those as they are.
 import { execFileSync } from "node:child_process";
-import { mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync, mkdirSync, existsSync } from "node:fs";
+import { mkdtempSync, readFileSync, readdirSync, renameSync, rmSync, writeFileSync, mkdirSync, existsSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -53,7 +53,7 @@ async function purge(path) {
       ...text.split(/[\s"'`<>={}();,]+/),
       ...(text.match(/[^\s"'`<>]*[^\s"'`<>:.,;]/g) ?? []), // utilities with brackets in them
     ],
-    safelist: { greedy: [/^htmx-/, /:popover-open/, /data-theme/], standard: ["dialog", "open"] },
+    safelist: { greedy: [/^flash-/, /^htmx-/, /tone-/, /:popover-open/, /data-theme/], standard: ["dialog", "open"] },
     fontFace: false, keyframes: false, variables: false,
   });
   writeFileSync(path, result.css);
@@ -109,6 +109,11 @@ async function check() {
 if (process.argv.includes("--check")) {
   await check();
 } else {
-  rmSync(dist, { recursive: true, force: true });
-  await make(dist);
+  // Made beside it and put in its place file by file: whoever serves pages meanwhile finds every file.
+  const folder = mkdtempSync(join(dirname(dist), "dist-"));
+  await make(folder);
+  mkdirSync(dist, { recursive: true });
+  for (const name of readdirSync(dist)) if (!existsSync(join(folder, name))) rmSync(join(dist, name));
+  for (const name of readdirSync(folder)) renameSync(join(folder, name), join(dist, name));
+  rmSync(folder, { recursive: true });
 }

@@ -3,8 +3,15 @@
 import htmx from "htmx.org";
 import { copying } from "./copying.js";
 import { dialogs } from "./dialogs.js";
+import { entries } from "./entries.js";
+import { filtering } from "./filtering.js";
+import { forgetting } from "./forgetting.js";
 import { keyboard } from "./keyboard.js";
+import { loading } from "./loading.js";
+import { logs } from "./logs.js";
 import { palette } from "./palette.js";
+import { passkeys } from "./passkeys.js";
+import { passwords } from "./passwords.js";
 import { sending } from "./sending.js";
 import { tabs } from "./tabs.js";
 import { theme } from "./themes.js";
@@ -28,6 +35,16 @@ document.addEventListener("htmx:configRequest", (event) => {
 });
 // No answer at all: say so where the reader looks.
 document.addEventListener("htmx:sendError", () => notify("The server cannot be reached. Try again in a moment."));
+// A whole page instead of a piece (no right, not there, an error): its words become a notice, the page stays as it is.
+document.addEventListener("htmx:beforeSwap", (event) => {
+  const { xhr, target } = event.detail;
+  if (xhr.status < 400 || !/^\s*(<!doctype|<html)/i.test(xhr.responseText)) return;
+  event.detail.shouldSwap = false;
+  const said = new DOMParser().parseFromString(xhr.responseText, "text/html");
+  const words = [...said.querySelectorAll("main h1, main h1 ~ p")].map((each) => each.textContent.trim().replace(/[.]?$/, "."));
+  target.closest("dialog")?.close();
+  notify(words.join(" ") || `The server answered ${xhr.status}. Try again in a moment.`);
+});
 
 export function notify(text) {
   const place = document.getElementById("notices");
@@ -40,16 +57,23 @@ export function notify(text) {
 }
 
 // Once per page, by delegation.
+passkeys();
 sending();
 keyboard();
 palette();
 dialogs();
+forgetting();
+loading();
+logs();
 theme();
 tips();
 
 // Per piece of page.
 function enhance(root) {
   copying(root);
+  entries(root);
+  filtering(root);
+  passwords(root);
   tabs(root);
   times(root);
 }

@@ -182,7 +182,8 @@ def sign_up(one: Person) -> None:
 def make_api_key(one: Person) -> None:
     """Create a key; the page that shows it once is the only one that may."""
     wish = {"name": f"Key {one.secrets.marker}", "environment": "production", "expiry": "never"}
-    shown = one.submit("/platform/api/api-keys/", keep=False, **wish).text
+    page = "/platform/api/api-keys/"
+    shown = one.submit(f"{page}new/", to=page, keep=False, **wish).text
     (one.api_key,) = set(re.findall(r"rsp_live_[0-9A-Za-z]{38}", shown))
     one.secrets.named["API key"] = one.api_key
 
@@ -201,14 +202,15 @@ def connect_provider(one: Person) -> str:
     """Store a provider key, after forms that were refused; replace it; test it. Return its page."""
     page = "/platform/api/integrations/"
     refused = one.secrets.new("provider key of a refused form", "sk-{}")
-    one.submit(page, provider="custom", name="Not a Slug!", secret=refused, base_url="http://10.0.0.1/")
+    form = f"{page}add/?provider=custom"
+    one.submit(form, to=page, provider="custom", name="Not a Slug!", secret=refused, base_url="http://10.0.0.1/")
     first = one.secrets.new("first provider key", "sk-{}")
     own = {"provider": "custom", "name": "own", "base_url": one.stack.provider.base_url}
-    shown = one.submit(page, secret=first, **own).text
+    shown = one.submit(form, to=page, secret=first, **own).text
     path = re.findall(rf'href="({page}cred_[^/]+/)"', shown)[0]
-    assert "✕ Failed" in one.submit(page, to=f"{path}test/", model="fake:status=401,leak").text
+    assert ">Failed<" in one.submit(page, to=f"{path}test/", model="fake:status=401,leak").text
     one.submit(path, secret=one.secrets.new("provider key", "sk-{}"), base_url=one.stack.provider.base_url)
-    assert "✓ Works" in one.submit(page, to=f"{path}test/", model="fake:chunks=1").text
+    assert ">Works<" in one.submit(page, to=f"{path}test/", model="fake:chunks=1").text
     one.submit(page, to=f"{path}test/", model="fake:status=401,leak,error=html")
     return str(path)
 

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from django.test import Client, override_settings
 from django.urls import URLResolver, get_resolver
+from django.utils import timezone
 
 from tests.servers import wait_until
 from tests.stack import Stack, call
@@ -28,7 +29,8 @@ ADDRESS = "203.0.113.77"
 ANONYMOUS_GO_TO = re.compile(r"/(accounts/(login|signup)/.*|admin/(login/.*)?|platform/)?")
 # What is compared before and after; each is read for organization A or for its users.
 UNTOUCHED = [
-    ("id, name, public_id, is_demo FROM accounts_organization", "id"),
+    ("id, name, public_id, is_demo, retention_days, zero_retention, deleted_at FROM accounts_organization", "id"),
+    ("id, email, role, digest, accepted_at, revoked_at, expires_at FROM accounts_invitation", "organization_id"),
     ("id, user_id, role FROM accounts_membership", "organization_id"),
     ("id, name, revoked_at, expires_at FROM accounts_apikey", "organization_id"),
     ("id, name, sealed, base_url, allowed_models, tested_at FROM gateway_credential", "organization_id"),
@@ -36,6 +38,7 @@ UNTOUCHED = [
     ("id, amount, kind FROM billing_entry", "kind <> 'usage' AND wallet_id"),
     ("id, redeemed_by_id FROM billing_redemption", "wallet_id"),
     ("id, state FROM billing_pendingadjustment", "wallet_id"),
+    ("id, expires_at FROM billing_redeemcode", "organization_id"),
     ("id, email, password, is_staff, is_superuser, is_active FROM accounts_user", "id"),
     ('id, email, verified, "primary" FROM account_emailaddress', "user_id"),
 ]
@@ -96,12 +99,34 @@ ROUTES: dict[str, list[Ask]] = {
     ],
     "^(?:api/)?(?:v1/)?models/?$": [api("/api/models", outsider=200), api("/v1/models/", outsider=200)],
     "^(?:api/)?(?:v1/)?models/public/?$": [api("/api/models/public/", outsider=200, anonymous=200)],
+    "platform/search/": [
+        get("/platform/search/?q={name}", outsider=200, member=200),
+        get("/platform/search/?q={log}", outsider=200, member=200),
+        get("/platform/search/?q={customer}", outsider=200, member=200),
+        get("/platform/search/?q={email}", outsider=200, member=200),
+    ],
+    "platform/sample/fill/": [post("/platform/sample/fill/", outsider=302, member=403)],
+    "platform/sample/remove/": [post("/platform/sample/remove/", outsider=302, member=403)],
     # Pages of accounts
     "platform/": [get("/platform/", outsider=200, member=200)],
+    "platform/first-call/": [get("/platform/first-call/", outsider=200, member=200)],
     "login/": [get("/login/?next={key}", outsider=302, member=302)],
     "signup/": [get("/signup/", outsider=302, member=302)],
-    "platform/account/": [get("/platform/account/", outsider=200, member=200)],
+    "platform/account/": [
+        get("/platform/account/", outsider=200, member=200),
+        post("/platform/account/", outsider=302, member=None, name="Somebody"),
+    ],
+    "platform/account/appearance/": [post("/platform/account/appearance/", outsider=302, member=302, theme="dark")],
+    "platform/account/sessions/end-others/": [post("/platform/account/sessions/end-others/", outsider=302, member=302)],
+    "platform/account/sessions/<int:id>/end/": [
+        post("/platform/account/sessions/{session}/end/", outsider=404, member=404)
+    ],
+    "platform/account/delete/": [
+        get("/platform/account/delete/", outsider=200, member=200),
+        post("/platform/account/delete/", outsider=409, member=400, password="wrong"),
+    ],
     "platform/organizations/": [post("/platform/organizations/", outsider=403, member=403, name="Another")],
+    "platform/environment/": [post("/platform/environment/", outsider=302, member=302, environment="")],
     "platform/organizations/switch/": [
         post("/platform/organizations/switch/", outsider=404, member=302, organization="{organization}")
     ],
@@ -109,20 +134,101 @@ ROUTES: dict[str, list[Ask]] = {
         get("/platform/api/api-keys/?page=2", outsider=200, member=200),
         post("/platform/api/api-keys/", outsider=400, member=400, name="", request_id="{request_id}"),
     ],
+    "platform/api/api-keys/new/": [get("/platform/api/api-keys/new/", outsider=200, member=200)],
+    "platform/api/api-keys/spend/": [get("/platform/api/api-keys/spend/?key={key}", outsider=200, member=200)],
+    "platform/api/api-keys/<slug:public_id>/first-call/": [
+        get("/platform/api/api-keys/{key}/first-call/", outsider=404, member=200)
+    ],
+    "platform/api/api-keys/<slug:public_id>/rotate/": [
+        get("/platform/api/api-keys/{key}/rotate/", outsider=404, member=403),
+        post("/platform/api/api-keys/{key}/rotate/", outsider=404, member=403, overlap="0", request_id="{request_id}"),
+    ],
     "platform/api/api-keys/<slug:public_id>/revoke/": [
         get("/platform/api/api-keys/{key}/revoke/", outsider=404, member=403),
         post("/platform/api/api-keys/{key}/revoke/", outsider=404, member=403),
     ],
+    # People
+    "platform/members/": [get("/platform/members/?q={email}", outsider=200, member=200)],
+    "platform/members/invite/": [
+        get("/platform/members/invite/", outsider=200, member=403),
+        post("/platform/members/invite/", outsider=400, member=403, email="x", role="member"),
+    ],
+    "platform/members/invitations/<slug:public_id>/renew/": [
+        post("/platform/members/invitations/{invitation}/renew/", outsider=404, member=403)
+    ],
+    "platform/members/invitations/<slug:public_id>/revoke/": [
+        get("/platform/members/invitations/{invitation}/revoke/", outsider=404, member=403),
+        post("/platform/members/invitations/{invitation}/revoke/", outsider=404, member=403),
+    ],
+    "platform/members/leave/": [get("/platform/members/leave/", outsider=200, member=200)],
+    "platform/members/transfer/": [
+        get("/platform/members/transfer/", outsider=200, member=403),
+        post("/platform/members/transfer/", outsider=400, member=403, to="{place}", name="Initech"),
+    ],
+    "platform/members/<int:member_id>/": [
+        get("/platform/members/{place}/", outsider=404, member=403),
+        post("/platform/members/{place}/", outsider=404, member=403, role="member"),
+    ],
+    "platform/members/<int:member_id>/remove/": [
+        get("/platform/members/{place}/remove/", outsider=404, member=403),
+        post("/platform/members/{place}/remove/", outsider=404, member=403, keys="{key}"),
+    ],
+    "invitations/": [
+        get("/invitations/", outsider=404, anonymous=404, member=404),
+        post("/invitations/", outsider=404, anonymous=404, member=404),
+    ],
+    # What an open invitation shows to whoever has its link is in test_invitations.py.
+    "invitations/<slug:token>/": [get("/invitations/{invitation}/", outsider=404, anonymous=404, member=404)],
+    "invitations/another-account/": [get("/invitations/another-account/", outsider=405, anonymous=405, member=405)],
+    "platform/settings/": [
+        get("/platform/settings/", outsider=200, member=200),
+        post("/platform/settings/", outsider=400, member=403, name=""),
+    ],
+    "platform/settings/retention/": [
+        post("/platform/settings/retention/", outsider=400, member=403, retention_days="-1")
+    ],
+    "platform/settings/delete/": [
+        get("/platform/settings/delete/", outsider=200, member=403),
+        post("/platform/settings/delete/", outsider=400, member=403, name="{name}"),
+    ],
+    "platform/audit-log/": [get("/platform/audit-log/?actor={email}&before={event}", outsider=200, member=403)],
+    "platform/audit-log/export/": [get("/platform/audit-log/export/?action=api_key", outsider=200, member=403)],
     # Pages of billing
     "platform/api/credits/": [get("/platform/api/credits/?before={entry}", outsider=200, member=200)],
-    "platform/api/credits/redeem/": [post("/platform/api/credits/redeem/", outsider=404, member=403, code="{code}")],
+    "platform/api/credits/redeem/": [
+        get("/platform/api/credits/redeem/?code={code}", outsider=200, member=403),
+        post("/platform/api/credits/redeem/", outsider=404, member=403, code="{code}"),
+    ],
+    "platform/api/credits/entries/<str:entry_id>/": [
+        get("/platform/api/credits/entries/{entry}/", outsider=404, member=200)
+    ],
+    "platform/api/credits/entries.csv": [get("/platform/api/credits/entries.csv?kind=usage", outsider=200, member=200)],
+    "platform/api/credits/statement/": [get("/platform/api/credits/statement/", outsider=200, member=200)],
     # Logs
+    "platform/dashboard/": [
+        get("/platform/dashboard/?range=30d", outsider=200, member=200),
+        get("/platform/dashboard/?range=30d&by=key&key={key}", outsider=200, member=200),
+        get("/platform/dashboard/?range=30d&by=customer&customer={customer}", outsider=200, member=200),
+    ],
     "platform/logs/": [
         get("/platform/logs/?range=30d", outsider=200, member=200),
         get("/platform/logs/?key={key}", outsider=200, member=200),
         get("/platform/logs/?customer={customer}", outsider=200, member=200),
     ],
+    "platform/logs/new/": [get("/platform/logs/new/?key={key}", outsider=302, member=302)],
+    "platform/logs/export/": [
+        get("/platform/logs/export/?format=jsonl&range=30d", outsider=200, member=200),
+        get("/platform/logs/export/?format=csv&customer={customer}", outsider=200, member=200),
+        get("/platform/logs/export/?format=xls", outsider=404, member=404),
+    ],
+    "platform/logs/by/<slug:name>/": [
+        get(f"/platform/logs/by/{name}/?range=30d&key={{key}}&customer={{customer}}", outsider=200, member=200)
+        for name in ("status", "model", "provider", "key", "customer", "environment", "paid_by")
+    ],
     "platform/logs/<str:log_id>/": [get("/platform/logs/{log}/", outsider=404, member=200)],
+    "platform/logs/<str:log_id>/<slug:part>.json": [
+        get(f"/platform/logs/{{log}}/{part}.json", outsider=404, member=200) for part in ("request", "response")
+    ],
     "^api/request-logs/list/?$": [
         api(f"{LIST}?{FROM}&all_envs=true", outsider=200),
         api(f"{LIST}?{FROM}&cursor={{cursor}}", outsider=200),
@@ -138,6 +244,17 @@ ROUTES: dict[str, list[Ask]] = {
     "platform/api/integrations/": [
         get("/platform/api/integrations/", outsider=200, member=200),
         post("/platform/api/integrations/", outsider=400, member=403, provider="custom", name="{name}", secret="x"),
+    ],
+    "platform/api/integrations/add/": [
+        get("/platform/api/integrations/add/?provider={name}", outsider=200, member=403)
+    ],
+    "platform/models/": [
+        get("/platform/models/?provider={name}&callable=1", outsider=200, member=200),
+        get("/platform/models/?compare={name}/model-{name}", outsider=200, member=200),
+    ],
+    "platform/models/<path:model_id>/": [
+        get("/platform/models/{name}/model-{name}/", outsider=404, member=200),
+        get("/platform/models/openai/gpt-4o-mini/", outsider=200, member=200),
     ],
     "platform/api/integrations/<str:public_id>/": [
         get("/platform/api/integrations/{credential}/", outsider=404, member=403),
@@ -204,6 +321,28 @@ ROUTES: dict[str, list[Ask]] = {
         ),
     ],
     "accounts/login/code/confirm/": [get("/accounts/login/code/confirm/", outsider=302, member=302)],
+    # Second factors: asked for the password first.
+    "accounts/2fa/": [get("/accounts/2fa/", outsider=200, member=200)],
+    "accounts/2fa/authenticate/": [get("/accounts/2fa/authenticate/", outsider=302, member=302)],
+    "accounts/2fa/reauthenticate/": [get("/accounts/2fa/reauthenticate/", outsider=302, member=302)],
+    "accounts/2fa/totp/activate/": [get("/accounts/2fa/totp/activate/", outsider=302, member=302)],
+    "accounts/2fa/totp/deactivate/": [get("/accounts/2fa/totp/deactivate/", outsider=404, member=404)],
+    "accounts/2fa/recovery-codes/": [get("/accounts/2fa/recovery-codes/", outsider=404, member=404)],
+    "accounts/2fa/recovery-codes/generate/": [get("/accounts/2fa/recovery-codes/generate/", outsider=302, member=302)],
+    "accounts/2fa/recovery-codes/download/": [get("/accounts/2fa/recovery-codes/download/", outsider=404, member=404)],
+    "accounts/2fa/webauthn/": [get("/accounts/2fa/webauthn/", outsider=200, member=200)],
+    "accounts/2fa/webauthn/add/": [get("/accounts/2fa/webauthn/add/", outsider=302, member=302)],
+    "accounts/2fa/webauthn/reauthenticate/": [get("/accounts/2fa/webauthn/reauthenticate/", outsider=302, member=302)],
+    "accounts/2fa/webauthn/login/": [
+        get("/accounts/2fa/webauthn/login/", outsider=302, anonymous=302, member=302),
+        post("/accounts/2fa/webauthn/login/", outsider=302, anonymous=302, member=302, credential="{}"),
+    ],
+    "accounts/2fa/webauthn/keys/<int:pk>/remove/": [
+        get("/accounts/2fa/webauthn/keys/{passkey}/remove/", outsider=302, member=302)
+    ],
+    "accounts/2fa/webauthn/keys/<int:pk>/edit/": [
+        get("/accounts/2fa/webauthn/keys/{passkey}/edit/", outsider=302, member=302)
+    ],
     # The operator's console: closed to everybody here.
     "admin/": [get("/admin/", outsider=302, member=302)],
     "admin/login/": [get("/admin/login/", outsider=403, member=403)],
@@ -219,8 +358,12 @@ ROUTES: dict[str, list[Ask]] = {
     ],
     "admin/jsi18n/": [get("/admin/jsi18n/", outsider=302, member=302)],
     "admin/r/<path:content_type_id>/<path:object_id>/": [get("/admin/r/1/1/", outsider=302, member=302)],
-    "admin/^(?P<app_label>account|accounts|billing|gateway)/$": [
-        get(f"/admin/{app}/", outsider=302, member=302) for app in ("account", "accounts", "billing", "gateway")
+    "admin/search/": [get("/admin/search/?s={name}", outsider=302, member=302)],
+    "admin/spool/": [get("/admin/spool/", outsider=302, member=302)],
+    "admin/missing-prices/": [get("/admin/missing-prices/", outsider=302, member=302)],
+    "admin/^(?P<app_label>accounts|account|billing|traces|gateway)/$": [
+        get(f"/admin/{app}/", outsider=302, member=302)
+        for app in ("account", "accounts", "billing", "gateway", "traces")
     ],
     "admin/(?P<url>.*)$": [get("/admin/traces/nothing", outsider=302, member=302)],
     "admin/accounts/user/<id>/password/": [
@@ -233,6 +376,27 @@ ROUTES: dict[str, list[Ask]] = {
     "admin/billing/wallet/<int:pk>/adjust/": [
         post("/admin/billing/wallet/{wallet}/adjust/", outsider=302, member=302, amount="-1", reason="stolen")
     ],
+    "admin/billing/entry/<uuid:pk>/refund/": [
+        post("/admin/billing/entry/{entry_row}/refund/", outsider=302, member=302, amount="1", reason="stolen")
+    ],
+    "admin/billing/pendingadjustment/<uuid:pk>/decide/": [
+        post("/admin/billing/pendingadjustment/{adjustment}/decide/", outsider=302, member=302)
+    ],
+    "admin/billing/redeemcode/<uuid:pk>/disable/": [
+        post("/admin/billing/redeemcode/{code_row}/disable/", outsider=302, member=302)
+    ],
+    "admin/accounts/apikey/<int:pk>/revoke/": [
+        post("/admin/accounts/apikey/{key_row}/revoke/", outsider=302, member=302)
+    ],
+    "admin/gateway/credential/<int:pk>/test/": [
+        post("/admin/gateway/credential/{credential_row}/test/", outsider=302, member=302)
+    ],
+    "admin/traces/ingestbatch/<uuid:pk>/replay/": [
+        post("/admin/traces/ingestbatch/{batch}/replay/", outsider=302, member=302)
+    ],
+    "admin/traces/deadletter/<int:pk>/replay/": [
+        post("/admin/traces/deadletter/{letter}/replay/", outsider=302, member=302)
+    ],
 }
 # Tables of the console -> the fact of organization A that is a row of it.
 TABLES = {
@@ -240,6 +404,7 @@ TABLES = {
     "accounts/user": "user",
     "accounts/organization": "wallet",
     "accounts/apikey": "key_row",
+    "accounts/invitation": "invitation_row",
     "accounts/auditevent": "event",
     "billing/wallet": "wallet",
     "billing/entry": "entry_row",
@@ -249,6 +414,9 @@ TABLES = {
     "billing/pendingadjustment": "adjustment",
     "billing/redeemcode": "code_row",
     "gateway/credential": "credential_row",
+    "gateway/organizationcredential": "credential_row",
+    "traces/ingestbatch": "batch",
+    "traces/deadletter": "letter",
 }
 for table, row in TABLES.items():
     for name in ("", "add/"):
@@ -355,7 +523,7 @@ def _make_two(stack: Stack) -> Two:
         "customer": f"customer-{token}",
         **logs,
     }
-    ids = ("organization", "key", "credential", "log", "log_uuid", "entry", "code")
+    ids = ("organization", "key", "credential", "log", "log_uuid", "entry", "code", "invitation")
     canaries = {name: facts[name] for name in ids} | {"token": token, "a prefix": a_issued.api_key.prefix}
     return Two(stack, facts, people, secrets, canaries, [], {})
 
@@ -409,31 +577,62 @@ def _rows(organization: Any, people: SimpleNamespace, token: str) -> dict[str, s
     """Make one row of the tables that the calls left empty; return their keys."""
     from allauth.account.models import EmailAddress
     from allauth.account.utils import user_pk_to_url_str
+    from allauth.mfa.models import Authenticator
 
-    from accounts.models import AuditEvent
-    from billing import codes, ledger
+    from accounts import invitations
+    from accounts.models import AuditEvent, Membership, Role
+    from billing import approvals, codes
     from billing.models import Entry, Grant, ModelRates
     from respan import ids
 
     for user in (people.member, people.admin, people.owner):
         address = EmailAddress.objects.create(user=user, email=user.email, primary=True, verified=False)
     code, text = codes.create(amount_nano=10**9, actor=people.owner, organization=organization, note=token)
-    adjustment = ledger.propose_adjustment(
+    adjustment = approvals.adjust(
         organization=organization, amount_nano=10**14, reason=token, id=uuid.uuid4(), actor=people.owner
     )
+    invited = invitations.invite(
+        organization=organization,
+        role=Role.MEMBER,
+        actor=people.owner,
+        now=timezone.now(),
+        email=f"{token}@example.test",
+    ).invitation
     granted = Grant.objects.filter(wallet_id=organization.pk).first()
     assert granted is not None
     return {
         "email_address": str(address.pk),
         "uid": user_pk_to_url_str(people.owner),
+        "invitation": invited.public_id,
+        "invitation_row": str(invited.pk),
+        **_set_aside(),
+        "place": str(Membership.objects.get(organization=organization, user=people.owner).pk),
         "code": text,
         "code_row": str(code.pk),
         "adjustment": str(adjustment.pk),
         "grant": str(granted.pk),
         "entry": ids.encode("ent", Entry.objects.filter(wallet_id=organization.pk).earliest("number").pk),
         "rates": str(ModelRates.objects.earliest("pk").pk),
+        "passkey": str(Authenticator.objects.create(user=people.owner, type="webauthn", data={"name": token}).pk),
+        "session": str(_sign_in_somewhere(people.owner)),
         "event": str(AuditEvent.objects.filter(organization=organization).earliest("pk").pk),
     }
+
+
+def _set_aside() -> dict[str, str]:
+    """Keep a record that could not be stored; a batch there is from the calls."""
+    from traces.models import DeadLetter, IngestBatch
+
+    batch = IngestBatch.objects.latest("created_at").pk
+    return {"batch": str(batch), "letter": str(DeadLetter.objects.create(batch_id=batch, raw=b"a", reason="Wrong").pk)}
+
+
+def _sign_in_somewhere(user: Any) -> int:
+    from allauth.usersessions.models import UserSession
+
+    Client(REMOTE_ADDR=ADDRESS).force_login(user)
+    row: int = UserSession.objects.get(user=user).pk
+    return row
 
 
 # --- The visitors -----------------------------------------------------------------------------------------------------
@@ -559,6 +758,8 @@ def test_the_canaries_are_there_to_be_found(two: Two) -> None:
         page = visit(two, "member", get(f"/platform/{path}", outsider=0, member=200))[1]
         seen |= two.betrayed(page, "")
     seen |= two.betrayed(visit(two, "member", api(f"{LIST}?{FROM}", outsider=0))[1], "")
-    assert seen >= two.canaries.keys() - {"code", "credential", "log_uuid"}
+    assert seen >= two.canaries.keys() - {"code", "credential", "log_uuid", "invitation"}
     owner = visit(two, "owner", get("/platform/api/integrations/", outsider=0, member=200))[1]
     assert "credential" in two.betrayed(owner, "")
+    invited = visit(two, "owner", get("/platform/members/", outsider=0, member=200))[1]
+    assert "invitation" in two.betrayed(invited, "")
