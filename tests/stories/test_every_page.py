@@ -1,0 +1,217 @@
+"""Every page, as the demo organization's owner sees it: accessible, light, narrow, self-contained, and in pictures.
+
+`PAGES` names each page of the product; a page of the URLconf that is missing here fails the last test. Who may see what
+is in `tests/security/test_isolation.py`. `RESPAN_PICTURES=<folder>` keeps the pictures (`make pictures` puts them under
+docs/images).
+"""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+
+import axe_playwright_python
+import pytest
+from django.urls import resolve
+from django.utils import timezone
+from playwright.async_api import Page
+
+from tests.security.test_isolation import ROUTES
+from tests.stack import Stack
+from tests.stories.conftest import Visit, Visitor
+
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("every-page")]
+
+MOST_BYTES = 100_000
+AXE = next(Path(axe_playwright_python.__file__).parent.rglob("axe.min.js")).read_text()
+RUN_AXE = """async () => (await axe.run(document)).violations.map(
+  found => `${found.id}: ${found.nodes.slice(0, 3).map(node => node.target.join(" ")).join(", ")}`)"""
+
+# name of the picture -> address; `{…}` are facts of the demo organization.
+PAGES = {
+    "home": "/platform/",
+    "logs": "/platform/logs/?range=30d",
+    "logs-filtered": "/platform/logs/?range=30d&status=error",
+    "log": "/platform/logs/{log}/",
+    "dashboard": "/platform/dashboard/?range=30d",
+    "api-keys": "/platform/api/api-keys/",
+    "api-key-new": "/platform/api/api-keys/new/",
+    "api-key-rotate": "/platform/api/api-keys/{key}/rotate/",
+    "api-key-revoke": "/platform/api/api-keys/{key}/revoke/",
+    "integrations": "/platform/api/integrations/",
+    "integration-add": "/platform/api/integrations/add/",
+    "integration": "/platform/api/integrations/{credential}/",
+    "integration-remove": "/platform/api/integrations/{credential}/remove/",
+    "models": "/platform/models/",
+    "models-compared": "/platform/models/?compare=openai/gpt-4o-mini&compare=openai/gpt-4o",
+    "model": "/platform/models/openai/gpt-4o-mini/",
+    "credits": "/platform/api/credits/",
+    "credits-entry": "/platform/api/credits/entries/{entry}/",
+    "credits-statement": "/platform/api/credits/statement/",
+    "redeem": "/platform/api/credits/redeem/",
+    "members": "/platform/members/",
+    "member": "/platform/members/{place}/",
+    "member-invite": "/platform/members/invite/",
+    "member-remove": "/platform/members/{place}/remove/",
+    "member-leave": "/platform/members/leave/",
+    "transfer": "/platform/members/transfer/",
+    "invitation-revoke": "/platform/members/invitations/{invitation}/revoke/",
+    "audit-log": "/platform/audit-log/",
+    "settings": "/platform/settings/",
+    "organization-delete": "/platform/settings/delete/",
+    "account": "/platform/account/",
+    "account-delete": "/platform/account/delete/",
+    "account-email": "/accounts/email/",
+    "password-change": "/accounts/password/change/",
+    "sign-out": "/accounts/logout/",
+    "two-factor": "/accounts/2fa/",
+    "passkeys": "/accounts/2fa/webauthn/",
+    "reauthenticate": "/accounts/reauthenticate/",
+}
+ANONYMOUS = {
+    "sign-in": "/accounts/login/",
+    "sign-up": "/accounts/signup/",
+    "password-reset": "/accounts/password/reset/",
+    "password-reset-done": "/accounts/password/reset/done/",
+    "inactive": "/accounts/inactive/",
+}
+# Answers without a frame of their own, or pages that only stand in a flow tested where it is.
+NO_PAGES = {
+    "healthz",
+    "readyz",
+    "platform/first-call/",
+    "platform/search/",
+    "platform/api/api-keys/spend/",
+    "platform/api/api-keys/<slug:public_id>/first-call/",
+    "platform/api/credits/entries.csv",
+    "platform/audit-log/export/",
+    "platform/logs/new/",
+    "platform/logs/export/",
+    "platform/logs/by/<slug:name>/",
+    "platform/logs/<str:log_id>/<slug:part>.json",
+    "accounts/confirm-email/",
+    "accounts/^confirm-email/(?P<key>[-:\\w]+)/$",
+    "accounts/password/reset/key/done/",
+    "accounts/^password/reset/key/(?P<uidb36>[0-9A-Za-z]+)-(?P<key>.+)/$",
+}
+
+
+@pytest.fixture(scope="module")
+def demo(stack: Stack, django_db_setup: None, django_db_blocker: pytest.FixtureRequest) -> Iterator[SimpleNamespace]:
+    """The organization `manage.py demo` makes: its owner's login and the ids the addresses need."""
+    from accounts.models import ApiKey, Invitation, Membership, Organization
+    from billing.models import Entry
+    from gateway.models import Credential
+    from respan import demo as making
+    from respan import ids
+    from traces import reading
+    from traces.query import SpanQuery
+
+    with django_db_blocker.unblock():
+        passwords = making.prepare(now=timezone.now())
+        organization = Organization.objects.filter(memberships__user__email__in=passwords).order_by("-id").first()
+        owner = organization.memberships.get(role="owner").user
+        now = timezone.now()
+        window = SpanQuery(since=now - timedelta(days=30), until=now)
+        newest = reading.logs(organization_id=organization.pk, query=window, cursor=None, limit=30).logs
+        log = next(each for each in newest if each.has_body)
+        charge = Entry.objects.filter(wallet_id=organization.pk, kind=Entry.Kind.USAGE).order_by("-number").first()
+        facts = {
+            "log": ids.encode("log", log.id),
+            "key": ApiKey.objects.filter(organization=organization, revoked_at=None).first().public_id,
+            "credential": Credential.objects.filter(organization=organization).first().public_id,
+            "entry": ids.encode("ent", charge.pk),
+            "place": Membership.objects.filter(organization=organization).exclude(user=owner).first().pk,
+            "invitation": Invitation.objects.filter(organization=organization, accepted_at=None).first().public_id,
+        }
+        yield SimpleNamespace(email=owner.email, password=passwords[owner.email], facts=facts)
+
+
+async def sign_in(visitor: Visitor, demo: SimpleNamespace) -> None:
+    await visitor.open("/accounts/login/")
+    await visitor.fill(login=demo.email, password=demo.password)
+    await visitor.press("Sign in")
+
+
+async def violations(page: Page) -> list[str]:
+    """Return what axe finds, in light and in dark."""
+    found: list[str] = []
+    await page.evaluate(AXE)
+    for scheme in ("light", "dark"):
+        await page.emulate_media(color_scheme=scheme, reduced_motion="reduce")  # no colour half way
+        found += [f"{scheme}: {each}" for each in await page.evaluate(RUN_AXE)]
+    await page.emulate_media(color_scheme="light")
+    return found
+
+
+async def judge(visitor: Visitor, pages: dict[str, str], facts: dict[str, object]) -> list[str]:
+    """Open each page with an empty cache; return what is wrong with them, all at once."""
+    wrong: list[str] = []
+    session = await visitor.page.context.new_cdp_session(visitor.page)
+    await session.send("Network.enable")
+    await session.send("Network.setCacheDisabled", {"cacheDisabled": True})
+    sizes: list[float] = []
+    session.on("Network.loadingFinished", lambda event: sizes.append(event["encodedDataLength"]))
+    for name, path in pages.items():
+        sizes.clear()
+        status = await visitor.open(path.format(**facts))
+        await visitor.page.wait_for_load_state("load")
+        if status != 200:
+            wrong.append(f"{name}: answered {status}")
+            continue
+        if sum(sizes) > MOST_BYTES:
+            wrong.append(f"{name}: {sum(sizes):,.0f} bytes")
+        wrong += [f"{name}: {each}" for each in await violations(visitor.page)]
+        try:
+            await visitor.look(name)
+        except AssertionError as error:
+            wrong.append(str(error))
+    return wrong
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+async def test_every_page_is_accessible_light_and_fits_the_window(
+    visit: Visit, demo: SimpleNamespace, width: int
+) -> None:
+    visitor = await visit(width=width)
+    await sign_in(visitor, demo)
+    wrong = await judge(visitor, PAGES, demo.facts)
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+async def test_every_page_before_the_sign_in_is_accessible_light_and_fits_the_window(visit: Visit, width: int) -> None:
+    wrong = await judge(await visit(width=width), ANONYMOUS, {})
+    assert not wrong, "\n".join(wrong)
+
+
+async def test_every_page_can_be_read_without_javascript(visit: Visit, demo: SimpleNamespace) -> None:
+    visitor = await visit(scripts=False)
+    await sign_in(visitor, demo)
+    for name, path in PAGES.items():
+        assert await visitor.open(path.format(**demo.facts)) == 200, name
+        assert len(await visitor.text()) > 40, f"{name} says nothing without scripts"
+        assert await visitor.page.locator("main [role=tabpanel]:not(:visible)").count() == 0, f"{name} hides a panel"
+
+
+def test_no_page_is_missing_here() -> None:
+    shown = {
+        resolve(path.partition("?")[0].format(**_EXAMPLES)).route for path in (*PAGES.values(), *ANONYMOUS.values())
+    }
+    pages = {
+        route
+        for route, asks in ROUTES.items()
+        for ask in asks
+        if ask.method == "GET" and ask.by == "session" and 200 in (ask.member, ask.outsider) and "^api" not in route
+    }
+    assert {route for route in pages if route not in NO_PAGES} - shown == set()
+
+
+_EXAMPLES = {
+    "log": "log_x",
+    "key": "key_x",
+    "credential": "cred_x",
+    "entry": "ent_x",
+    "place": 1,
+    "invitation": "inv_x",
+}
