@@ -85,13 +85,10 @@ def written(value: float | None, unit: Unit) -> str:
         dollars = value / 1e9
         if dollars == 0:
             return "$0"
-        return (
-            f"${dollars:,.2f}"
-            if abs(dollars) >= 0.1
-            else f"${dollars:.3g}"
-            if abs(dollars) >= 1e-4
-            else f"${dollars:.2e}"
-        )
+        if abs(dollars) >= 0.1:
+            return f"${dollars:,.2f}"
+        # Three digits that count, written out: nobody reads money in powers of ten.
+        return f"${float(f'{dollars:.3g}'):.12f}".rstrip("0")
     if unit == "ms":
         return f"{value / 1000:,.2f} s" if value >= 1000 else f"{value:.0f} ms" if value >= 10 else f"{value:.3g} ms"
     if unit == "percent":

@@ -5,6 +5,7 @@ holds the root and what all of them share. It never knows a dialect: `gateway.ap
 the caller's dialect. All of them (a test compares this list with the code):
 
     accounts.authentication  ConflictingKeys InsufficientScope MissingKey
+    accounts.departure       StillNeeded
     accounts.invitations     AlreadyInvited AlreadyMember InvitationForSomebodyElse InvitationGone TooManyInvitations
     accounts.keys            InvalidKey KeyCheckUnavailable
     accounts.members         LastOwner NoSuchMember RoleTooLow

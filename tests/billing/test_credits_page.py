@@ -259,7 +259,7 @@ def test_the_number_of_queries_does_not_grow_with_the_entries(cast: SimpleNamesp
 
 
 def test_a_charge_without_its_log_shows_hold_release_and_prices(cast: SimpleNamespace) -> None:
-    rates = ModelRates.objects.create(provider="fake", model="dear", input=3 * NANO, output=15 * NANO)
+    rates = ModelRates.objects.create(provider="tests", model="dear", input=3 * NANO, output=15 * NANO)
     ledger.grant(organization=cast.organization, amount_nano=NANO, reason="Welcome", actor=None)
     call = held(cast.organization, 30_000)
     ledger.settle(

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Browser, ConsoleMessage, Page, Request, Response, async_playwright
+from playwright.async_api import Browser, ConsoleMessage, Locator, Page, Request, Response, async_playwright
 
 from tests.stack import Stack
 
@@ -27,10 +27,12 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-TIMEOUT_MS = 10_000
+TIMEOUT_MS = 15_000
+# Where the visitor is: in the dialog that is open, else in the main part of the page.
+HERE = "main:not(:has(dialog[open])), main dialog[open]"
 OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 UNLABELLED = """[...document.querySelectorAll("input:not([type=hidden]), select, textarea")]
-  .filter(control => !control.labels.length).map(control => control.name)"""
+  .filter(control => !control.labels.length && !control.ariaLabel).map(control => control.name)"""
 
 
 @pytest.fixture
@@ -53,7 +55,9 @@ class Visitor:
     page: Page
     base_url: str
     label: str
+    scripts: bool = True
     troubles: list[str] = field(default_factory=list)
+    refused: set[str] = field(default_factory=set)
     pages_seen: int = 0
 
     def watch(self) -> None:
@@ -65,7 +69,7 @@ class Visitor:
 
     def _on_console(self, message: ConsoleMessage) -> None:
         # A violation of the Content-Security-Policy is told here, as an error.
-        if message.type in ("error", "warning"):
+        if message.type in ("error", "warning") and not self._is_expected(message.location["url"]):
             self.troubles.append(f"console: {message.text}")
 
     def _on_request(self, request: Request) -> None:
@@ -78,35 +82,97 @@ class Visitor:
             self.troubles.append(f"failed: {request.url} {request.failure}")
 
     def _on_response(self, response: Response) -> None:
-        if response.status >= 400:
+        if response.status >= 400 and not self._is_expected(response.url):
             self.troubles.append(f"{response.status}: {response.url}")
+
+    def _is_expected(self, url: str) -> bool:
+        return url.partition("?")[0] in self.refused
+
+    def may_be_refused(self, *paths: str) -> None:
+        """Take a refusal of these addresses for no trouble."""
+        self.refused |= {f"{self.base_url}{path.partition('?')[0]}" for path in paths}
 
     async def open(self, path: str) -> int:
         """Go to an address; return its status."""
-        answer = await self.page.goto(f"{self.base_url}{path}")
+        answer = await self.page.goto(path if path.startswith(self.base_url) else f"{self.base_url}{path}")
         assert answer is not None
         return answer.status
 
+    async def is_refused(self, path: str) -> tuple[int, str]:
+        """Go to an address that says no; return its status and its heading."""
+        self.may_be_refused(path)
+        return await self.open(path), await self.text("h1")
+
+    async def sign_in(self, email: str, password: str) -> None:
+        """Sign in by the page, which leads to where the visitor wanted to go."""
+        if "/accounts/login/" not in self.page.url:
+            await self.open("/accounts/login/")
+        await self.fill(login=email, password=password)
+        await self.press("Sign in")
+
     async def fill(self, **controls: str) -> None:
-        """Fill in controls by their names (in the visible form of the page)."""
+        """Fill in controls by their names, in the open dialog if there is one."""
         for name, value in controls.items():
-            control = self.page.locator(f"main [name={name}]")
+            control = self.here.locator(f"[name={name}]")
             if await control.evaluate("element => element.tagName") == "SELECT":
                 await control.select_option(value)
             else:
                 await control.fill(value)
 
-    async def press(self, name: str) -> None:
-        """Press a button or follow a link of the page's main part, and wait for what comes."""
-        main = self.page.locator("main")
-        target = main.get_by_role("button", name=name).or_(main.get_by_role("link", name=name))
+    @property
+    def here(self) -> Locator:
+        """The dialog that is open, else the main part of the page."""
+        return self.page.locator(HERE)
+
+    def target(self, name: str) -> Locator:
+        """Return the button or the link of that name where the visitor is."""
+        return self.here.get_by_role("button", name=name).or_(self.here.get_by_role("link", name=name)).first
+
+    async def press(self, what: str | Locator) -> None:
+        """Press a button or follow a link, and wait for the page that comes."""
         async with self.page.expect_navigation():
-            await target.first.click()
+            await (self.target(what) if isinstance(what, str) else what).click()
+
+    async def ask(self, name: str) -> None:
+        """Press what opens a dialog with a form where scripts run, and a page with it where they don't."""
+        if not self.scripts:
+            return await self.press(name)
+        await self.target(name).click()
+        await self.page.locator("main dialog[open] form").wait_for()
+        return None
+
+    async def press_in_place(self, what: str | Locator, *, until: str) -> None:
+        """Press what changes a part of the page where scripts run, and loads a page where they don't."""
+        if not self.scripts:
+            return await self.press(what)
+        await (self.target(what) if isinstance(what, str) else what).click()
+        await self.page.locator(until).wait_for()
+        return None
+
+    async def choose_tab(self, name: str) -> None:
+        """Show a part of the page; without scripts all parts are shown."""
+        if self.scripts:
+            await self.here.get_by_role("tab", name=name, exact=True).click()
+
+    async def unfold_rail(self) -> None:
+        """Open the menu where the window is too narrow for the rail."""
+        menu = self.page.get_by_role("button", name="Menu", exact=True)
+        if await menu.is_visible() and not await self.page.locator("#rail").is_visible():
+            await menu.click()
 
     async def go(self, name: str) -> None:
         """Follow a link of the navigation."""
+        await self.unfold_rail()
         async with self.page.expect_navigation():
             await self.page.get_by_role("navigation", name="Main").get_by_role("link", name=name, exact=True).click()
+
+    async def rail(self) -> list[str]:
+        """Return what the navigation offers."""
+        await self.unfold_rail()
+        return [
+            name.strip()
+            for name in await self.page.get_by_role("navigation", name="Main").get_by_role("link").all_inner_texts()
+        ]
 
     async def text(self, selector: str = "main") -> str:
         return await self.page.locator(selector).inner_text()
@@ -124,7 +190,8 @@ class Visitor:
         for scheme in ("light", "dark"):
             await self.page.emulate_media(color_scheme=scheme)
             path = folder / f"{self.label}-{self.pages_seen:02d}-{name}-{scheme}.png"
-            await self.page.screenshot(path=path, full_page=True)
+            # Ended: colours that were still on their way from light to dark would be kept otherwise.
+            await self.page.screenshot(path=path, full_page=True, animations="disabled")
         await self.page.emulate_media(color_scheme="light")
 
 
@@ -138,11 +205,14 @@ async def visit(stack: Stack, browser: Browser) -> AsyncIterator[Visit]:
 
     async def arrive(*, width: int = 1440, scripts: bool = True) -> Visitor:
         context = await browser.new_context(
-            java_script_enabled=scripts, viewport={"width": width, "height": 900}, has_touch=width < 760
+            java_script_enabled=scripts,
+            viewport={"width": width, "height": 900},
+            has_touch=width < 760,
+            reduced_motion="reduce",  # nothing is judged half way
         )
         context.set_default_timeout(TIMEOUT_MS)
         label = f"{width}{'' if scripts else '-noscript'}"
-        visitors.append(Visitor(await context.new_page(), stack.base_url, label))
+        visitors.append(Visitor(await context.new_page(), stack.base_url, label, scripts))
         visitors[-1].watch()
         return visitors[-1]
 

@@ -57,10 +57,11 @@ async def test_from_signup_to_balance(visit: Visit, stack: Stack, code: str, wid
     await redeem(one, code)
     await see_three_steps(one, done=2)
     await call(one, "story-llm/fake:chunks=3")
+    await see_first_call(one)
     await call(one, "sandbox/priced")
     cost = await read_log(one, "sandbox/priced")
     await compare_balance(one, cost)
-    await see_three_steps(one, done=3)
+    await see_figures(one)
     await revoke(one)
     await sign_out_and_in(one)
 
@@ -78,43 +79,59 @@ async def sign_up(one: Newcomer) -> None:
 
 async def see_three_steps(one: Newcomer, *, done: int) -> None:
     await one.visitor.go("Home")
-    steps = one.visitor.page.locator("ol.steps > li")
+    steps = one.visitor.page.locator("ol.home-steps > li")
     assert await steps.count() == 3
-    assert await steps.get_by_text("✓ done").count() == done
+    assert await steps.get_by_text("Done", exact=True).count() == done
     assert f"{one.stack.base_url}/api/" in await one.visitor.text()
     await one.visitor.look(f"home-{done}")
 
 
+async def see_first_call(one: Newcomer) -> None:
+    """Check that Home notices the first call: by itself where scripts run, when it is loaded again where they don't."""
+    if not one.visitor.scripts:
+        return
+    await one.visitor.page.get_by_text("Your first call is here.").wait_for()
+    assert await one.visitor.page.locator("ol.home-steps > li").get_by_text("Done", exact=True).count() == 3
+    await one.visitor.look("home-first-call")
+
+
 async def create_api_key(one: Newcomer) -> None:
-    await one.visitor.go("API keys")
-    await one.visitor.look("keys-none")
-    await one.visitor.fill(name="Story key")
-    await one.visitor.press("Create key")
-    one.key = await one.visitor.page.locator("#secret").input_value()
+    visitor = one.visitor
+    await visitor.go("API keys")
+    await visitor.look("keys-none")
+    await visitor.ask("Create key")
+    await visitor.look("key-new")
+    await visitor.fill(name="Story key")
+    await visitor.press_in_place("Create key", until="#secret")
+    one.key = await visitor.page.locator("#secret").input_value()
     assert re.fullmatch(r"rsp_live_[0-9A-Za-z]{38}", one.key)
-    await one.visitor.look("key-created")
-    await one.visitor.press("I have copied it")
-    assert one.key not in await one.visitor.page.content()
-    assert f"…{one.key[-4:]}" in await one.visitor.text()
-    await one.visitor.look("keys")
+    assert one.key in await visitor.text("#snippet-python")
+    await visitor.look("key-created")
+    await visitor.press_in_place("I have copied it", until="main:not(:has(dialog[open]))")
+    await visitor.page.get_by_text(f"…{one.key[-4:]}").wait_for()
+    assert one.key not in await visitor.page.content()
+    await visitor.look("keys")
 
 
 async def connect_provider(one: Newcomer) -> None:
     """Add a server of one's own (the fake provider) and test it."""
     secret = f"sk-story-{uuid.uuid4().hex}"
-    await one.visitor.go("Integrations")
-    await one.visitor.look("integrations-none")
-    await one.visitor.fill(provider="custom", name="story-llm", secret=secret, base_url=one.stack.provider.base_url)
-    await one.visitor.press("Add key")
-    assert "Not tested" in await one.visitor.text()
-    await one.visitor.fill(model="fake:chunks=2")
-    await one.visitor.press("Test story-llm")
-    text = await one.visitor.text()
-    assert "✓ Works" in text
+    visitor = one.visitor
+    await visitor.go("Integrations")
+    await visitor.look("integrations-none")
+    await visitor.ask("Add a server of your own")
+    await visitor.look("integration-add")
+    await visitor.fill(name="story-llm", secret=secret, base_url=one.stack.provider.base_url)
+    await visitor.press("Add key")
+    assert "Not tested" in await visitor.text()
+    await visitor.fill(model="fake:chunks=2")
+    await visitor.press_in_place("Test story-llm", until=".key-result")
+    text = await visitor.text(".key")
+    assert "Works" in text
     assert "word0 word1" in text
     assert one.stack.provider.last.headers["authorization"] == f"Bearer {secret}"
-    assert secret not in await one.visitor.page.content()
-    await one.visitor.look("integrations")
+    assert secret not in await visitor.page.content()
+    await visitor.look("integrations")
 
 
 async def redeem(one: Newcomer, code: str) -> None:
@@ -123,6 +140,7 @@ async def redeem(one: Newcomer, code: str) -> None:
     await one.visitor.look("credits-none")
     await one.visitor.fill(code=code.lower())
     await one.visitor.press("Add credits")
+    assert "$5.00 of credits added." in await one.visitor.text("#notices")
     assert await one.visitor.text("#available") == "$5.00"
     await one.visitor.look("credits-redeemed")
 
@@ -137,20 +155,46 @@ async def call(one: Newcomer, model: str) -> None:
 
 async def read_log(one: Newcomer, model: str) -> Decimal:
     """Find the call in Logs, open it, check the arithmetic of its cost, and return that."""
-    await one.visitor.go("Logs")
-    rows = one.visitor.page.locator("tbody tr")
+    visitor = one.visitor
+    await visitor.go("Logs")
+    rows = visitor.page.locator(".log-table tbody tr")
     await _reload_until_shown(one, rows.filter(has_text=model), rows.filter(has_text="story-llm/"))
-    await one.visitor.look("logs")
+    await visitor.look("logs")
     row = rows.filter(has_text=model)
     assert await row.count() == 1
     assert "Say hello to the newcomer" in await row.inner_text()
-    listed = _usd(await row.locator("td").nth(5).inner_text())
+    assert "Story key" in await row.inner_text()
+    listed = _usd(await row.locator("td.cost").inner_text())
 
-    async with one.visitor.page.expect_navigation():
+    await open_log(one, row)
+    shown = _usd(await visitor.here.locator(".log-figures div", has_text="Cost").inner_text())
+    assert "Say hello to the newcomer" in await visitor.here.inner_text()
+    await visitor.choose_tab("Cost")
+    total = await add_up(visitor.here.locator("table", has_text="How the cost adds up"))
+    assert listed == shown == total == _usd(await visitor.text("#log-total"))
+    await visitor.look("log-cost")
+    await visitor.choose_tab("Metadata")
+    assert "Story key" in await visitor.here.inner_text()
+    return shown
+
+
+async def open_log(one: Newcomer, row: Locator) -> None:
+    """Open a log from its row: in a drawer where scripts run, from which its page is one press away."""
+    visitor = one.visitor
+    if visitor.scripts:
         await row.get_by_role("link").click()
-    await one.visitor.look("log")
-    shown = _usd(await one.visitor.text("[aria-labelledby=head-cost] .figure"))
-    table = one.visitor.page.locator("table", has_text="How the cost adds up")
+        await visitor.page.locator("#log-drawer[open] .log").wait_for()
+        await visitor.look("log-drawer")
+        await visitor.press("Open as a page")
+    else:
+        async with visitor.page.expect_navigation():
+            await row.get_by_role("link").click()
+    assert "/platform/logs/log_" in visitor.page.url
+    await visitor.look("log")
+
+
+async def add_up(table: Locator) -> Decimal:
+    """Check each line of a cost, that they come to the sum that is shown, and return it."""
     amounts = []
     for line in await table.locator("tbody tr").all():
         quantity, price, amount = [await cell.inner_text() for cell in await line.locator("td").all()]
@@ -158,53 +202,76 @@ async def read_log(one: Newcomer, model: str) -> Decimal:
         assert Decimal(quantity.replace(",", "")) * _usd(price.removesuffix("/ 1 M")) / 10**6 == _usd(amount)
         amounts.append(_usd(amount))
     assert len(amounts) == 2  # input, output
-    assert listed == shown == sum(amounts) == _usd(await table.locator("tfoot td").inner_text())
-    text = await one.visitor.text()
-    assert "Say hello to the newcomer" in text
-    assert "Story key" in text
-    return shown
+    assert sum(amounts) == _usd(await table.locator("tfoot td").last.inner_text())
+    return sum(amounts, Decimal())
 
 
 async def compare_balance(one: Newcomer, cost: Decimal) -> None:
-    """Check that Credits shows the call's entry with exactly its cost, the new balance, and the way back to the log."""
-    await one.visitor.go("Credits")
-    await one.visitor.look("credits")
-    newest, granted = await one.visitor.page.locator("#entries tbody tr").all()
+    """Check that Credits shows the call's entry with exactly its cost, how it adds up, the new balance, and the log."""
+    visitor = one.visitor
+    await visitor.go("Credits")
+    await visitor.look("credits")
+    newest, granted = await visitor.page.locator("#entries tbody tr").all()
     assert cost > 0
     assert _usd(await newest.locator("td").nth(3).inner_text()) == -cost
     assert _usd(await granted.locator("td").nth(3).inner_text()) == CREDITS
     assert _usd(await newest.locator("td").nth(4).inner_text()) == CREDITS - cost
-    assert _usd(await one.visitor.text("#available")) == _usd(await one.visitor.text("#posted")) == CREDITS - cost
-    assert _usd(await one.visitor.text("#held")) == 0
-    log_url = await newest.get_by_role("link").get_attribute("href")
-    await one.visitor.open(log_url or "")
-    assert "sandbox/priced" in await one.visitor.text("h1")
+    assert _usd(await visitor.text("#available")) == _usd(await visitor.text("#posted")) == CREDITS - cost
+    assert _usd(await visitor.text("#held")) == 0
+    log_url = await newest.get_by_role("link", name="Log").get_attribute("href")
+
+    await visitor.press_in_place(newest.locator("a.opener"), until=".entry-detail")
+    assert await add_up(visitor.here.locator("table.arithmetic")) == cost
+    await visitor.look("entry")
+    await visitor.open(log_url or "")
+    assert "sandbox/priced" in await visitor.text("h1")
+
+
+async def see_figures(one: Newcomer) -> None:
+    """Check that Home tells of the calls once there are some."""
+    await one.visitor.go("Home")
+    assert await one.visitor.page.locator("ol.home-steps").count() == 0
+    latest = one.visitor.page.get_by_role("region", name="Latest calls").locator("tbody tr")
+    assert ["sandbox/priced" in text for text in await latest.all_inner_texts()] == [True, False]
+    await one.visitor.look("home-figures")
 
 
 async def revoke(one: Newcomer) -> None:
     """Revoke the key: at once for the page, within five seconds for calls."""
-    await one.visitor.go("API keys")
-    await one.visitor.press("Revoke Story key")
-    await one.visitor.look("revoke")
-    await one.visitor.press("Revoke the key")
-    assert "Revoked" in await one.visitor.text("table")
-    await one.visitor.look("keys-revoked")
+    visitor = one.visitor
+    await visitor.go("API keys")
+    await visitor.ask("Revoke Story key")
+    await visitor.look("revoke")
+    await visitor.fill(name="Story key")
+    await visitor.press("Revoke the key")
+    await visitor.page.get_by_text("Revoked and expired", exact=True).click()
+    await visitor.page.locator("details.folded table").wait_for()
+    assert "Revoked" in await visitor.text("details.folded table")
+    await visitor.look("keys-revoked")
     with pytest.raises(openai.AuthenticationError) as refused:
         await _call_again_and_again(one)
     assert refused.value.code == "invalid_api_key"
 
 
 async def sign_out_and_in(one: Newcomer) -> None:
-    await one.visitor.page.locator("header").get_by_role("link", name=one.email).click()
-    await one.visitor.look("account")
-    async with one.visitor.page.expect_navigation():
-        await one.visitor.page.locator("header").get_by_role("button", name="Sign out").click()
-    await one.visitor.open("/platform/api/credits/")
-    assert "/accounts/login/?next=/platform/api/credits/" in one.visitor.page.url
-    await one.visitor.fill(login=one.email, password=PASSWORD)
-    await one.visitor.press("Sign in")
-    assert one.visitor.page.url == f"{one.stack.base_url}/platform/api/credits/"
-    assert await one.visitor.page.locator("#entries tbody tr").count() == 2
+    visitor = one.visitor
+    await open_reader_menu(one)
+    async with visitor.page.expect_navigation():
+        await visitor.page.locator("header.rail").get_by_role("link", name="Account").click()
+    await visitor.look("account")
+    await open_reader_menu(one)
+    async with visitor.page.expect_navigation():
+        await visitor.page.locator("header.rail").get_by_role("button", name="Sign out").click()
+    await visitor.open("/platform/api/credits/")
+    assert "/accounts/login/?next=/platform/api/credits/" in visitor.page.url
+    await visitor.sign_in(one.email, PASSWORD)
+    assert visitor.page.url == f"{one.stack.base_url}/platform/api/credits/"
+    assert await visitor.page.locator("#entries tbody tr").count() == 2
+
+
+async def open_reader_menu(one: Newcomer) -> None:
+    await one.visitor.unfold_rail()
+    await one.visitor.page.locator("header.rail .foot summary").click()
 
 
 async def _call_again_and_again(one: Newcomer) -> None:
@@ -222,4 +289,7 @@ async def _reload_until_shown(one: Newcomer, *wanted: Locator) -> None:
 
 
 def _usd(text: str) -> Decimal:
-    return Decimal(re.sub(r"[$,+\s]", "", text))
+    """Read the amount out of what stands in a cell, also beside words."""
+    found = re.search(r"(-?)\$([\d,.]+)", re.sub(r"\s", "", text))
+    assert found is not None, f"no amount in {text!r}"
+    return Decimal(found[1] + found[2].replace(",", ""))

@@ -12,6 +12,7 @@ from django.test.utils import CaptureQueriesContext
 
 from accounts.models import AuditEvent
 from tests.operators import make_operator, sign_in
+from tests.servers import wait_until
 from tests.traces.calls import accepted, finished
 from tests.traces.test_store import query
 from traces import loading, spans, spool, watch
@@ -48,6 +49,16 @@ def stored(one: spans.Finished) -> int:
     return int(query("SELECT count(*) FROM traces_span WHERE id = %s", one.id)[0][0])
 
 
+def loaded(batch: IngestBatch) -> None:
+    """Load a batch that was replayed; a worker that runs beside these tests may be quicker."""
+
+    def is_done() -> bool:
+        loading.load(batch.pk, now=now())
+        return IngestBatch.objects.filter(pk=batch.pk).exclude(done_at=None).exists()
+
+    wait_until(is_done, what="the batch")
+
+
 @pytest.fixture
 def console() -> Client:
     return sign_in(make_operator())
@@ -63,8 +74,7 @@ def test_a_failing_batch_is_replayed_and_then_loaded_once(console: Client, organ
 
     assert console.post(path).status_code == 302
     batch.refresh_from_db()
-    assert (batch.attempts, batch.claimed_at) == (0, None)
-    assert loading.load(batch.pk, now=now())
+    loaded(batch)
     assert stored(one) == 1
 
     console.post(path)
@@ -92,7 +102,7 @@ def test_a_dead_letter_is_replayed_once(console: Client, organization: Any, is_b
 
     assert not DeadLetter.objects.filter(pk=dead.pk).exists()
     batch = IngestBatch.objects.exclude(pk__in=known).get()
-    assert loading.load(batch.pk, now=now())
+    loaded(batch)
     assert stored(one) == 1
     event = AuditEvent.objects.get(action="dead_letter.replayed", target=f"dead letter {dead.pk}")
     assert event.detail == {"batch": str(batch.pk)}
@@ -103,7 +113,7 @@ def test_a_letter_that_fails_again_comes_back(console: Client, organization: Any
     known = set(IngestBatch.objects.values_list("pk", flat=True))
     console.post(LETTERS, {"action": "replay", "_selected_action": [str(dead.pk)]})
     batch = IngestBatch.objects.exclude(pk__in=known).get()
-    assert loading.load(batch.pk, now=now())
+    loaded(batch)
     assert DeadLetter.objects.get(batch_id=batch.pk).raw == b"\xc1 no record"
 
 
