@@ -14,8 +14,7 @@ import pytest
 from django.utils import timezone
 
 from tests.conftest import PASSWORD
-from tests.servers import wait_until
-from tests.stack import Stack, Tenant
+from tests.stack import Tenant
 from tests.stories.conftest import Visit, browser, visit  # noqa: F401  (fixtures of the stories)
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("scripts-in-pages")]
@@ -94,7 +93,6 @@ def write_everywhere(one: Tenant, payloads: list[str]) -> list[str]:
             provider="openai",
             name=f"key {number} {text}"[:60].replace("/", "|"),
             secret=credentials.Secret(f"sk-{number}"),
-            models=[text[:40]] if not text.startswith(" ") else [],
             actor=one.owner,
             address=None,
         )
@@ -130,14 +128,14 @@ def addresses(logs: list[str]) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("every", [5, pytest.param(1, marks=[pytest.mark.long, pytest.mark.timeout(900)])])
+@pytest.mark.parametrize(
+    "written", [5, pytest.param(1, marks=[pytest.mark.long, pytest.mark.timeout(900)])], indirect=True
+)
 async def test_no_payload_runs_and_nothing_is_fetched_from_elsewhere(
     visit: Visit,  # noqa: F811
-    stack: Stack,
-    written: Callable[[int], tuple[Tenant, list[str]]],
-    every: int,
+    written: tuple[Tenant, list[str]],
 ) -> None:
-    one, logs = written(every)
+    one, logs = written
     visitor = await visit()
     await visitor.page.add_init_script(INIT)
     visitor.page.on("dialog", lambda dialog: visitor.troubles.append(f"dialog: {dialog.message}"))
@@ -154,16 +152,9 @@ async def test_no_payload_runs_and_nothing_is_fetched_from_elsewhere(
 
 
 @pytest.fixture
-def written(tenant: Callable[..., Tenant]) -> Callable[[int], tuple[Tenant, list[str]]]:
-    """Make a tenant whose every field holds payloads: `written(5)` with each fifth one."""
-
-    def make(every: int) -> tuple[Tenant, list[str]]:
-        from traces import reading
-
-        one = tenant(local=True)
-        logs = write_everywhere(one, PAYLOADS[::every])
-        one.log(logs[-1])
-        wait_until(lambda: reading.has_logs(organization_id=one.organization.pk), what="the logs")
-        return one, logs
-
-    return make
+def written(tenant: Callable[..., Tenant], request: pytest.FixtureRequest) -> tuple[Tenant, list[str]]:
+    """A tenant whose every field holds payloads, each n-th one, and the ids of its logs."""
+    one = tenant(local=True)
+    logs = write_everywhere(one, PAYLOADS[:: request.param])
+    one.log(logs[-1])
+    return one, logs

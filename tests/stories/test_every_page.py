@@ -25,7 +25,8 @@ pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("every-page")]
 MOST_BYTES = 100_000
 AXE = next(Path(axe_playwright_python.__file__).parent.rglob("axe.min.js")).read_text()
 # Only the contrast can differ between light and dark: the second look runs that rule alone.
-RUN_AXE = """async options => (await axe.run(document, options)).violations.map(
+# A table's rows are alike: some of them are judged.
+RUN_AXE = """async options => (await axe.run({exclude: ["tbody tr:nth-child(n+8)"]}, options)).violations.map(
   found => `${found.id}: ${found.nodes.slice(0, 3).map(node => node.target.join(" ")).join(", ")}`)"""
 LOOKS: dict[str, dict[str, object]] = {"light": {}, "dark": {"runOnly": ["color-contrast"]}}
 # A test opens so many pages: enough of them run at once, none comes near the time limit.
