@@ -21,7 +21,7 @@ from respan import sample
 from respan.samples import calls
 from tests.respan.test_search import log, signed_in
 from traces import reading, seeding
-from traces.models import DeadLetter, IngestBatch
+from traces.models import IngestBatch
 
 pytestmark = pytest.mark.django_db
 
@@ -64,7 +64,6 @@ def test_sample_calls_are_marked_and_nobody_is_charged(filled: Any) -> None:
     assert {api_key.name for api_key in ApiKey.objects.filter(organization=filled)} == {"Sample"}
     assert not Entry.objects.filter(wallet_id=filled.pk).exists()
     assert ledger.balance(filled.pk) == ledger.Balance()
-    assert not DeadLetter.objects.exists()
 
 
 def test_roll_ups_are_the_sum_of_the_sample_calls(filled: Any) -> None:
