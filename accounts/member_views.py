@@ -4,7 +4,10 @@ Each view translates the request, makes one domain call and answers with a page 
 is said on the Members page itself. Neighbours: `members.py`, `invitations.py`, `invitation_views.py` (the other side).
 """
 
+from collections.abc import Callable
+from functools import wraps
 from http import HTTPStatus
+from typing import Concatenate, ParamSpec, cast
 
 from allauth.mfa.models import Authenticator
 from django.conf import settings
@@ -24,6 +27,8 @@ from accounts.tenancy import MemberRequest, has_role, require_role
 from respan import pages
 from respan.errors import Error
 
+_P = ParamSpec("_P")
+_MemberView = Callable[Concatenate[MemberRequest, _P], HttpResponse]
 MEMBERS_PER_PAGE = 100
 # Members listed to choose from; an organization with more hands over by making its new owner one first.
 _MOST_LISTED = 1_000
@@ -82,8 +87,22 @@ def _refused(request: MemberRequest, error: Error) -> HttpResponse:
     return _page(request, status=error.status)
 
 
+def _saying_refusals(view: _MemberView[_P]) -> _MemberView[_P]:
+    """Let a refusal of the domain be said on the Members page."""
+
+    @wraps(view)
+    def saying(request: MemberRequest, *args: _P.args, **kwargs: _P.kwargs) -> HttpResponse:
+        try:
+            return view(request, *args, **kwargs)
+        except Error as error:
+            return _refused(request, error)
+
+    return cast(_MemberView[_P], saying)
+
+
 @require_http_methods(["GET", "HEAD", "POST"])
 @require_role(Role.ADMIN)
+@_saying_refusals
 def invite(request: MemberRequest) -> HttpResponse:
     """Ask whom to invite; then show the link, in the answer itself: a redirect would have to keep it somewhere."""
     roles = members.may_give(request.membership)
@@ -92,18 +111,15 @@ def invite(request: MemberRequest) -> HttpResponse:
         status = HTTPStatus.BAD_REQUEST if form.is_bound else HTTPStatus.OK
         context = {"form": form, "sends_mail": settings.EMAIL_IS_CONFIGURED}
         return pages.render(request, "accounts/invitation_new.html", context, status=status)
-    try:
-        offer = invitations.invite(
-            organization=request.membership.organization,
-            role=Role(form.cleaned_data["role"]),
-            email=form.cleaned_data["email"],
-            actor=request.user,
-            now=timezone.now(),
-            request_id=form.cleaned_data["request_id"],
-            address=audit.client_address(request),
-        )
-    except Error as error:
-        return _refused(request, error)
+    offer = invitations.invite(
+        organization=request.membership.organization,
+        role=Role(form.cleaned_data["role"]),
+        email=form.cleaned_data["email"],
+        actor=request.user,
+        now=timezone.now(),
+        request_id=form.cleaned_data["request_id"],
+        address=audit.client_address(request),
+    )
     return _show(request, offer)
 
 
@@ -120,39 +136,35 @@ def _show(request: MemberRequest, offer: invitations.Offer) -> HttpResponse:
 
 @require_POST
 @require_role(Role.ADMIN)
+@_saying_refusals
 def renew_invitation(request: MemberRequest, public_id: str) -> HttpResponse:
     """Make a new link for an open invitation and show it."""
     _get_invitation(request, public_id)
-    try:
-        offer = invitations.renew(
-            organization=request.membership.organization,
-            public_id=public_id,
-            actor=request.user,
-            now=timezone.now(),
-            address=audit.client_address(request),
-        )
-    except Error as error:
-        return _refused(request, error)
+    offer = invitations.renew(
+        organization=request.membership.organization,
+        public_id=public_id,
+        actor=request.user,
+        now=timezone.now(),
+        address=audit.client_address(request),
+    )
     return _show(request, offer)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
 @require_role(Role.ADMIN)
+@_saying_refusals
 def revoke_invitation(request: MemberRequest, public_id: str) -> HttpResponse:
     """Ask, then take an invitation back."""
     invitation = _get_invitation(request, public_id)
     if request.method != "POST":
         return pages.render(request, "accounts/invitation_revoke.html", {"invitation": invitation})
-    try:
-        invitations.revoke(
-            organization=request.membership.organization,
-            public_id=public_id,
-            actor=request.user,
-            now=timezone.now(),
-            address=audit.client_address(request),
-        )
-    except Error as error:
-        return _refused(request, error)
+    invitations.revoke(
+        organization=request.membership.organization,
+        public_id=public_id,
+        actor=request.user,
+        now=timezone.now(),
+        address=audit.client_address(request),
+    )
     messages.success(request, "The invitation is taken back. Its link no longer works.")
     return redirect("members")
 
@@ -163,6 +175,7 @@ def _get_invitation(request: MemberRequest, public_id: str) -> Invitation:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 @require_role(Role.MEMBER)
+@_saying_refusals
 def member(request: MemberRequest, member_id: int) -> HttpResponse:
     """Show a member's role and change it; members may look at themselves only."""
     place, other = request.membership, _get_member(request, member_id)
@@ -174,22 +187,20 @@ def member(request: MemberRequest, member_id: int) -> HttpResponse:
         context = {"member": other, "form": form, "is_self": other.pk == place.pk, "may_change": bool(roles)}
         status = HTTPStatus.BAD_REQUEST if form.is_bound else HTTPStatus.OK
         return pages.render(request, "accounts/member.html", context, status=status)
-    try:
-        changed = members.change_role(
-            organization=place.organization,
-            member_id=other.pk,
-            role=Role(form.cleaned_data["role"]),
-            actor=request.user,
-            address=audit.client_address(request),
-        )
-    except Error as error:
-        return _refused(request, error)
+    changed = members.change_role(
+        organization=place.organization,
+        member_id=other.pk,
+        role=Role(form.cleaned_data["role"]),
+        actor=request.user,
+        address=audit.client_address(request),
+    )
     messages.success(request, f"{_name(changed)} is {_a(Role(changed.role))} now.")
     return redirect("members")
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
 @require_role(Role.MEMBER)
+@_saying_refusals
 def remove_member(request: MemberRequest, member_id: int) -> HttpResponse:
     """Ask which of their keys end too, then take a member out."""
     other = _get_member(request, member_id)
@@ -203,23 +214,21 @@ def remove_member(request: MemberRequest, member_id: int) -> HttpResponse:
         context = {"member": other, "form": form, "keys": keys}
         status = HTTPStatus.BAD_REQUEST if form.is_bound else HTTPStatus.OK
         return pages.render(request, "accounts/member_remove.html", context, status=status)
-    try:
-        removed = members.remove(
-            organization=other.organization,
-            member_id=other.pk,
-            actor=request.user,
-            now=timezone.now(),
-            revoke=form.cleaned_data["keys"],
-            address=audit.client_address(request),
-        )
-    except Error as error:
-        return _refused(request, error)
+    removed = members.remove(
+        organization=other.organization,
+        member_id=other.pk,
+        actor=request.user,
+        now=timezone.now(),
+        revoke=form.cleaned_data["keys"],
+        address=audit.client_address(request),
+    )
     messages.success(request, f"{_name(other)} is no member any more.{_with_keys(removed)}")
     return redirect("members")
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
 @require_role(Role.MEMBER)
+@_saying_refusals
 def leave(request: MemberRequest) -> HttpResponse:
     """Ask, then let the reader go."""
     place = request.membership
@@ -230,22 +239,20 @@ def leave(request: MemberRequest) -> HttpResponse:
         context = {"form": form, "keys": keys, "is_last_owner": is_last_owner}
         status = HTTPStatus.BAD_REQUEST if form.is_bound else HTTPStatus.OK
         return pages.render(request, "accounts/member_leave.html", context, status=status)
-    try:
-        left = members.leave(
-            organization=place.organization,
-            user=request.user,
-            now=timezone.now(),
-            revoke=form.cleaned_data["keys"],
-            address=audit.client_address(request),
-        )
-    except Error as error:
-        return _refused(request, error)
+    left = members.leave(
+        organization=place.organization,
+        user=request.user,
+        now=timezone.now(),
+        revoke=form.cleaned_data["keys"],
+        address=audit.client_address(request),
+    )
     messages.success(request, f"You left {place.organization.name}.{_with_keys(left)}")
     return redirect("home")
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
 @require_role(Role.OWNER)
+@_saying_refusals
 def transfer(request: MemberRequest) -> HttpResponse:
     """Ask for the new owner and the organization's name, then hand over."""
     place = request.membership
@@ -257,15 +264,12 @@ def transfer(request: MemberRequest) -> HttpResponse:
         status = HTTPStatus.BAD_REQUEST if form.is_bound else HTTPStatus.OK
         context = {"form": form, "has_others": bool(listed)}
         return pages.render(request, "accounts/member_transfer.html", context, status=status)
-    try:
-        successor = members.transfer(
-            organization=place.organization,
-            to_id=form.cleaned_data["to"],
-            actor=request.user,
-            address=audit.client_address(request),
-        )
-    except Error as error:
-        return _refused(request, error)
+    successor = members.transfer(
+        organization=place.organization,
+        to_id=form.cleaned_data["to"],
+        actor=request.user,
+        address=audit.client_address(request),
+    )
     messages.success(request, f"{_name(successor)} is the owner now. You are an admin.")
     return redirect("members")
 

@@ -6,21 +6,18 @@ session itself, so that its next request, at any web process, finds nobody. Neve
 """
 
 import re
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import cast
 
 from allauth.usersessions.models import UserSession
-from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
-from django.conf import settings
 from django.contrib.auth import SESSION_KEY
 from django.contrib.sessions.models import Session
 from django.db import transaction
-from django.http import HttpRequest, HttpResponseBase
+from django.http import HttpRequest
 from django.utils import timezone
 
 from accounts import audit
+from accounts.before import BeforeView
 from accounts.models import User
 
 # Where the address of a browser is not known (a socket without one); the column takes no empty value.
@@ -140,26 +137,8 @@ def forget_ended(*, now: datetime) -> int:
     return gone
 
 
-class SeenMiddleware:
+class SeenMiddleware(BeforeView):
     """Keep `last seen` of the browsers that people are signed in with; costs a request no query but once in a while."""
 
-    sync_capable = True
-    async_capable = True
-
-    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase | Awaitable[HttpResponseBase]]) -> None:
-        self.get_response = get_response
-        self.is_async = iscoroutinefunction(get_response)
-        if self.is_async:
-            markcoroutinefunction(self)
-
-    def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
-        if self.is_async:
-            return self._answer(request)
-        if settings.SESSION_COOKIE_NAME in request.COOKIES:
-            seen(request, now=timezone.now())
-        return self.get_response(request)
-
-    async def _answer(self, request: HttpRequest) -> HttpResponseBase:
-        if settings.SESSION_COOKIE_NAME in request.COOKIES:
-            await sync_to_async(seen)(request, now=timezone.now())
-        return await cast(Awaitable[HttpResponseBase], self.get_response(request))
+    def with_session(self, request: HttpRequest) -> None:
+        seen(request, now=timezone.now())

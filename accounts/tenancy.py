@@ -5,18 +5,18 @@ query of a page starts at `request.membership.organization`, so a foreign id is 
 their organization comes with the key. Neighbours: `models.Membership`, every app's `views.py`.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import wraps
 from http import HTTPStatus
 from typing import Concatenate, ParamSpec, cast
 from urllib.parse import urlsplit
 
-from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
 from django.conf import settings
 from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import PermissionDenied
-from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.http import HttpRequest, HttpResponse
 
+from accounts.before import BeforeView
 from accounts.models import Environment, Membership, Organization, Role, User
 from respan import pages
 
@@ -115,43 +115,20 @@ def may_create_organization(user: User) -> bool:
     return (settings.RESPAN_SIGNUP_OPEN or user.is_superuser) and not has_one
 
 
-class OrganizationMiddleware:
-    """Set `request.membership`: the current one of a signed-in reader, else None.
+class OrganizationMiddleware(BeforeView):
+    """Set `request.membership`: the current one of a signed-in reader, else None; and the environment looked at."""
 
-    A request without a session cookie (an API call, say) costs no query.
-    """
+    def with_session(self, request: HttpRequest) -> None:
+        membership, environment = None, ""
+        if request.user.is_authenticated:
+            membership = find_membership(request.user, request.session.get(SESSION_KEY))
+            environment = request.session.get(ENVIRONMENT_KEY, "")
+        _look(request, membership, environment)
 
-    sync_capable = True
-    async_capable = True
-
-    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase | Awaitable[HttpResponseBase]]) -> None:
-        self.get_response = get_response
-        self.is_async = iscoroutinefunction(get_response)
-        if self.is_async:
-            markcoroutinefunction(self)
-
-    def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
-        if self.is_async:
-            return self._answer(request)
-        _set_membership(request)
-        return self.get_response(request)
-
-    async def _answer(self, request: HttpRequest) -> HttpResponseBase:
-        if _has_session(request):
-            await sync_to_async(_set_membership)(request)
-        else:
-            _set_membership(request)
-        return await cast(Awaitable[HttpResponseBase], self.get_response(request))
+    def without_session(self, request: HttpRequest) -> None:
+        _look(request, None, "")
 
 
-def _has_session(request: HttpRequest) -> bool:
-    return settings.SESSION_COOKIE_NAME in request.COOKIES
-
-
-def _set_membership(request: HttpRequest) -> None:
-    membership, environment = None, ""
-    if _has_session(request) and request.user.is_authenticated:
-        membership = find_membership(request.user, request.session.get(SESSION_KEY))
-        environment = request.session.get(ENVIRONMENT_KEY, "")
+def _look(request: HttpRequest, membership: Membership | None, environment: str) -> None:
     request.membership = membership  # type: ignore[attr-defined]
     request.environment = environment  # type: ignore[attr-defined]

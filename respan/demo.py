@@ -46,7 +46,7 @@ def logins_file() -> Path:
 def prepare(*, now: datetime) -> dict[str, str]:
     """Make the demo organization, or complete it; return the passwords by e-mail address."""
     facts = tomllib.loads((Path(__file__).parent / "samples" / "demo.toml").read_text())
-    passwords = _read() | {person["email"]: secrets.token_urlsafe(9) for person in facts["people"]} | _read()
+    passwords = {person["email"]: secrets.token_urlsafe(9) for person in facts["people"]} | _read()
     _write(passwords)
     with transaction.atomic():
         people = _people(facts, passwords)

@@ -5,8 +5,6 @@ SQL, decides nothing about who may export. Neighbours: `reading.py` (the pages),
 `views.py`.
 """
 
-import csv
-import io
 from collections.abc import AsyncIterator, Iterator
 from decimal import Decimal
 from typing import Any, Final
@@ -15,6 +13,7 @@ import msgspec
 from asgiref.sync import sync_to_async
 
 from accounts.models import ApiKey, Organization
+from respan import sheets
 from traces import export, reading
 from traces.query import SpanQuery
 from traces.reading import Log
@@ -22,8 +21,6 @@ from traces.reading import Log
 MAX_ROWS: Final = 50_000
 FORMATS: Final = {"csv": "text/csv; charset=utf-8", "jsonl": "application/x-ndjson"}
 _PAGE_SIZE: Final = 500
-# Spreadsheets execute what begins like this, the full-width forms too.
-_FORMULA: Final = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
 _COLUMNS: Final = (
     *("id", "start_time", "status", "status_code", "model", "response_model", "provider_id", "environment"),
     *("organization_key_name", "customer_identifier", "thread_identifier", "custom_identifier"),
@@ -94,9 +91,7 @@ def _lines(shapes: list[dict[str, Any]]) -> bytes:
 
 
 def _csv(rows: Any) -> bytes:
-    file = io.StringIO()
-    csv.writer(file).writerows(rows)
-    return file.getvalue().encode("utf-8")
+    return sheets.written(rows).encode("utf-8")
 
 
 def _cells(shape: dict[str, Any]) -> list[Any]:
@@ -105,6 +100,4 @@ def _cells(shape: dict[str, Any]) -> list[Any]:
 
 def safe_cell(value: Any) -> Any:
     """Return a text so that a spreadsheet takes it for a text; numbers stay numbers."""
-    if isinstance(value, str) and value.lstrip(" ").startswith(_FORMULA):
-        return f"'{value}"
-    return value
+    return sheets.cell(value) if isinstance(value, str) else value
