@@ -192,7 +192,7 @@ def _scale(highest: float, *, whole: bool) -> tuple[float, float]:
     magnitude = 1.0
     while highest / magnitude > 10:
         magnitude *= 10
-    while highest / magnitude <= 1:
+    while highest / magnitude <= 1 and not (whole and magnitude <= 1):
         magnitude /= 10
     for factor in (0.2, 0.25, 0.5, 1.0, 2.0, 2.5, 5.0):
         step = factor * magnitude

@@ -75,3 +75,10 @@ def test_names_in_a_chart_are_text() -> None:
     page = Template("{% load page %}{% chart chart %}").render(Context({"chart": chart}))
     assert "<script" not in page
     assert page.count("&lt;script&gt;") >= 4
+
+
+@given(st.integers(1, 10**12))
+def test_an_axis_of_counts_says_each_number_once(highest: int) -> None:
+    chart = charts.bars("Calls", ["a"], [Series("calls", [highest])])
+    written = [text for _, text in chart.grid]
+    assert len(set(written)) == len(written) >= 2
