@@ -17,7 +17,7 @@ from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 
 from accounts import audit, console
-from gateway import credentials, routing
+from gateway import credentials, model_admin, routing  # noqa: F401  (the console finds its tables here)
 from gateway.forms import ModelsField, SecretField, provider_choices
 from gateway.models import Credential, OrganizationCredential
 from gateway.probe import probe

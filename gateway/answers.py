@@ -12,9 +12,7 @@ import httpx
 from django.http import StreamingHttpResponse
 
 from gateway import upstream
-from gateway.dialects import openai_chat
-from gateway.dialects.openai_answer import written
-from gateway.framing import Event, FramingError
+from gateway.dialects import wire
 from respan.errors import Error
 
 if TYPE_CHECKING:
@@ -25,9 +23,12 @@ MAX_ERROR_BYTES = 256 * 1024
 # Fragments of keys that providers put into their error messages.
 _KEY_FRAGMENT = re.compile(rb"\b(?:sk|gsk|xai|pk|key)-?[A-Za-z0-9_-]*[*.]{2,}[A-Za-z0-9_-]*|\bsk-[A-Za-z0-9_-]{16,}")
 
+_KEY_TROUBLE = frozenset({401, 402, 403})
 _PASSED_ON = frozenset({b"retry-after", b"retry-after-ms", b"x-should-retry"})
 # With an own key its account's headers are the caller's business too.
 _PASSED_ON_WITH_OWN_KEY = frozenset({b"openai-processing-ms", b"openai-version"})
+_LIMITS = (b"x-ratelimit-", b"anthropic-ratelimit-")
+_REQUEST_IDS = frozenset({b"x-request-id", b"request-id", b"x-amzn-requestid", b"apim-request-id"})
 
 
 class CallFailed(Error):
@@ -44,23 +45,26 @@ class CallFailed(Error):
         self.body = body
 
 
-async def refused(
-    response: httpx.Response, *, provider: str, secret: str, own_key: bool, headers: dict[str, str]
-) -> CallFailed:
+async def refused(call: "Call", response: httpx.Response, *, provider: str, headers: dict[str, str]) -> CallFailed:
     """Turn a provider's refusal into ours.
 
-    With an own key its body goes on as it came, less what looks like a key. On credits the operator's troubles with a
-    key (401, 402, 403) are not the caller's: 502, and nothing of the provider's text.
+    With an own key and one dialect its body goes on as it came, less what looks like a key. On credits the operator's
+    troubles with a key (401, 402, 403) are not the caller's: 502, and nothing of the provider's text.
     """
     body = await upstream.read(response, MAX_ERROR_BYTES)
     status = response.status_code
-    if not own_key and status in (401, 402, 403):
+    if status in _KEY_TROUBLE and call.target is not None and call.target.paid_by != "own_key":
         message = f"{provider} refused the operator's key ({status}). Tell the operator of this installation."
         return CallFailed(502, message, body=None, headers={})
-    body = without_keys(body, secret)
-    message = openai_chat.error_message(body) or f"{provider} answered {status}."
-    shown = body if openai_chat.is_error_body(body) else None
-    return CallFailed(status, message, body=shown, headers=headers)
+    return failed(call, without_keys(body, call.secret), f"{provider} answered {status}.", headers, status=status)
+
+
+def failed(call: "Call", body: bytes, message: str, headers: dict[str, str], *, status: int = 502) -> CallFailed:
+    """Return the error that a provider's body tells of, or `message` where it tells nothing; keys are out already."""
+    exchange, errors = call.exchange, call.client.errors
+    told = exchange.error_message(body) if exchange is not None else None
+    is_shown = exchange is not None and exchange.is_passed and errors.is_body(body)
+    return CallFailed(status, told or message, body=body if is_shown else None, headers=headers)
 
 
 def passed_on(response: httpx.Response, *, own_key: bool) -> dict[str, str]:
@@ -68,9 +72,9 @@ def passed_on(response: httpx.Response, *, own_key: bool) -> dict[str, str]:
     headers = {}
     for raw_name, value in response.headers.raw:
         name = raw_name.lower()
-        if name in _PASSED_ON or (own_key and (name in _PASSED_ON_WITH_OWN_KEY or name.startswith(b"x-ratelimit-"))):
+        if name in _PASSED_ON or (own_key and (name in _PASSED_ON_WITH_OWN_KEY or name.startswith(_LIMITS))):
             headers[name.decode("ascii")] = value.decode("latin-1")
-        elif own_key and name == b"x-request-id":
+        elif own_key and name in _REQUEST_IDS:
             headers["X-Respan-Upstream-Request-Id"] = value.decode("latin-1")
     return headers
 
@@ -90,40 +94,15 @@ def without_keys(body: bytes, secret: str) -> bytes:
     return _KEY_FRAGMENT.sub(b"***", body)
 
 
-class Reader(openai_chat.StreamReader):
-    """The dialect's reader, with a short way for what nearly all of a stream is: events that only write text."""
-
-    def feed(self, block: bytes) -> bytes:
-        """Take a block, return what to forward. Raises: openai_chat.InvalidStream."""
-        self._kept += len(block)
-        data = self._sse.sole(block)
-        if data is not None:
-            return block if self._writes(data) else self._take(Event(block, data))
-        try:
-            events = self._sse.feed(block)
-        except FramingError as error:
-            raise openai_chat.InvalidStream(str(error)) from error
-        return b"".join([event.raw if self._writes(event.data) else self._take(event) for event in events])
-
-    def _writes(self, data: bytes) -> bool:
-        if not self.started or self.saw_done or self._kept > openai_chat.MAX_KEPT_BYTES:
-            return False
-        choices = written(data, usage_may_show=self._include_usage)
-        if not choices:
-            return False
-        self._choices.write(choices)
-        return True
-
-
 class Relay:
     """A provider's stream on its way to the client. `aclose()` is called whether it was ever started or not."""
 
     __slots__ = ("call", "ended", "next_block", "reader", "response")
 
-    def __init__(self, call: "Call", response: httpx.Response, *, include_usage: bool) -> None:
+    def __init__(self, call: "Call", response: httpx.Response, reader: wire.StreamReader) -> None:
         self.call = call
         self.response = response
-        self.reader = Reader(include_usage=include_usage)
+        self.reader = reader
         self.next_block = upstream.next_block(response)
         self.ended = False
 
@@ -145,7 +124,7 @@ class Relay:
                 return self._finish(self._shown(reader.end()))
             except httpx.TransportError as error:
                 return self._broken(upstream.failure(error))
-            except openai_chat.InvalidStream as error:
+            except wire.InvalidStream as error:
                 return self._broken(upstream.UpstreamInvalid(str(error)))
             if call.ttft_us is None and reader.started:
                 call.ttft_us = int((time.monotonic() - call.started) * 1_000_000)
@@ -176,7 +155,7 @@ class Relay:
         """End in-band and without `[DONE]`: a truncated answer must not look complete."""
         self.ended = True
         self._close("error", error)
-        return openai_chat.stream_error(status=error.status, code=error.code, message=error.message)
+        return self.call.client.errors.in_stream(status=error.status, code=error.code, message=error.message)
 
     def _close(self, status: str, error: Error | None = None) -> None:
         body = self._shown(self.reader.assembled()) if not self.call.params.disable_log else None
@@ -200,8 +179,8 @@ class Relay:
 class StreamAnswer(StreamingHttpResponse):
     """A streamed answer the lean handler relays block by block; Django's own handler can serve it too."""
 
-    def __init__(self, relay: Relay, *, headers: dict[str, str]) -> None:
-        super().__init__(relay, content_type="text/event-stream", headers=headers)
+    def __init__(self, relay: Relay, *, headers: dict[str, str], content_type: str) -> None:
+        super().__init__(relay, content_type=content_type, headers=headers)
         self.relay = relay
         self["X-Accel-Buffering"] = "no"
         self["Cache-Control"] = "no-cache"

@@ -42,6 +42,16 @@ MARKS: Final = (
     Mark("json", "braces", "JSON"),
     Mark("caching", "layers", "Caching"),
 )
+# What models are for, as people say it.
+KINDS: Final[Mapping[str, str]] = {
+    "chat": "Chat",
+    "embedding": "Embeddings",
+    "image": "Images",
+    "speech": "Speech",
+    "transcription": "Transcription",
+    "moderation": "Moderation",
+    "completion": "Text completion",
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,6 +71,8 @@ class Row:
     output: str
     cache_read: str
     marks: tuple[Mark, ...]
+    # Empty for chat models: what else it is for.
+    kind: str
     # What a text is looked for in.
     words: str
 
@@ -80,6 +92,7 @@ def _row(model: Model, provider_id: str, provider_name: str) -> Row:
         output=usd(rates.output) if rates else "",
         cache_read=usd(rates.cache_read) if rates and rates.cache_read is not None else "",
         marks=tuple(mark for mark in MARKS if mark.id in model.capabilities),
+        kind="" if model.kind == "chat" else KINDS[model.kind],
         words=" ".join([name, provider_name, model.name, *model.aliases]).casefold(),
     )
 
@@ -98,6 +111,11 @@ def exact(tokens: int | None) -> str:
     return "" if tokens is None else f"{tokens:,}"
 
 
+def chat_models(catalog: Catalog) -> int:
+    """Return how many models of the catalogue chat."""
+    return sum(1 for row in rows(catalog) if not row.kind)
+
+
 @lru_cache(maxsize=2)
 def rows(catalog: Catalog) -> tuple[Row, ...]:
     """Return every model of the catalogue."""
@@ -114,8 +132,11 @@ def own_rows(catalog: Catalog, own: Iterable[Key]) -> list[Row]:
 
 # --- What the address asks for ----------------------------------------------------------------------------------------
 
+# The catalogue's own order: those who make models before those who serve everybody's.
+USUAL: Final = "usual"
 # Column -> what it sorts by; None is unknown and stands last either way.
 _SORTS: Final[Mapping[str, Callable[[Row], Any]]] = {
+    USUAL: lambda row: 0,
     "model": lambda row: row.model.id.casefold(),
     "provider": lambda row: row.provider_name.casefold(),
     "context": lambda row: row.model.context_tokens,
@@ -134,12 +155,13 @@ class Wanted:
 
     text: str = ""
     provider: str = ""
+    kind: str = ""
     capabilities: tuple[str, ...] = ()
     context: int = 0
     # The most an input token may cost, in nano-USD per 1,000,000 of them.
     price: int | None = None
     callable_only: bool = False
-    sort: str = "provider"
+    sort: str = USUAL
     descending: bool = False
     page: int = 1
     compared: tuple[str, ...] = ()
@@ -159,11 +181,12 @@ class Wanted:
         return cls(
             text=one("q"),
             provider=one("provider"),
+            kind=one("kind") if one("kind") in KINDS else "",
             capabilities=tuple(mark.id for mark in MARKS if mark.id in query.get("can", ())),
             context=_number(one("context")),
             price=_price(one("price")),
             callable_only=one("callable") == "1",
-            sort=column if column in _SORTS else "provider",
+            sort=column if column in _SORTS else USUAL,
             descending=column in _SORTS and one("sort").startswith("-"),
             page=max(_number(one("page")), 1),
             compared=compared[:MOST_COMPARED],
@@ -182,7 +205,7 @@ class Wanted:
     @property
     def is_filtered(self) -> bool:
         return (
-            bool(self.text or self.provider or self.capabilities or self.context or self.callable_only)
+            bool(self.text or self.provider or self.kind or self.capabilities or self.context or self.callable_only)
             or self.price is not None
         )
 
@@ -192,11 +215,12 @@ class Wanted:
         parts: list[tuple[str, str | int]] = [
             ("q", wanted.text),
             ("provider", wanted.provider),
+            ("kind", wanted.kind),
             *(("can", mark) for mark in wanted.capabilities),
             ("context", wanted.context or ""),
             ("price", wanted.price_text),
             ("callable", "1" if wanted.callable_only else ""),
-            ("sort", "" if wanted.sorting == "provider" else wanted.sorting),
+            ("sort", "" if wanted.sorting == USUAL else wanted.sorting),
             ("page", wanted.page if wanted.page > 1 else ""),
             *(("compare", name) for name in wanted.compared),
             ("show", "comparison" if wanted.is_open and wanted.compared else ""),
@@ -256,6 +280,8 @@ def _is_wanted(row: Row, wanted: Wanted) -> bool:
     model = row.model
     if wanted.provider and row.provider_id != wanted.provider:
         return False
+    if wanted.kind and model.kind != wanted.kind:
+        return False
     if wanted.context and (model.context_tokens or 0) < wanted.context:
         return False
     if wanted.price is not None and (model.rates is None or model.rates.input > wanted.price):
@@ -276,5 +302,10 @@ def get(catalog: Catalog, name: str, *, own: Iterable[Key]) -> list[Row]:
     """Return the models a name means, as `Catalog.find` does; of servers of one's own by their full name only."""
     if mine := [row for row in own_rows(catalog, own) if row.name == name]:
         return mine[:1]
-    listed = {(row.provider_id, row.model.id): row for row in rows(catalog)}
+    listed = _by_id(catalog)
     return [listed[model.provider, model.id] for model in catalog.find(name)]
+
+
+@lru_cache(maxsize=2)
+def _by_id(catalog: Catalog) -> dict[tuple[str, str], Row]:
+    return {(row.provider_id, row.model.id): row for row in rows(catalog)}

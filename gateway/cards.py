@@ -12,12 +12,16 @@ from typing import Final
 from gateway import credentials
 from gateway.credentials import Stored
 from gateway.models import Credential
-from gateway.providers import Catalog, Provider
+from gateway.providers import RANK, Catalog, Provider
 from gateway.routing import CUSTOM
 
 _URL: Final = re.compile(r"https?://[^\s<>\"]+[^\s<>\".,;)]")
 # How many models a card names.
 _NAMED: Final = 3
+# How many cards are shown before all of them are asked for.
+FIRST: Final = 24
+# What servers of one's own are called, so that a search finds where to add them.
+_SERVERS: Final = "vllm llama.cpp ollama lm studio tgi sglang litellm local self-hosted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,9 @@ class Card:
     is_custom: bool
     # Whether the operator offers it on credits, and for how many models.
     offered_count: int
+    rank: int = RANK
+    # Prefixes of its models that are no name of it.
+    words: str = ""
     lines: list[KeyLine] = field(default_factory=list)
 
     @property
@@ -74,13 +81,23 @@ def line(credential: Credential, provider: Provider | None) -> KeyLine:
 
 
 def cards(catalog: Catalog, *, stored: Iterable[Credential], offered: Sequence[Stored]) -> list[Card]:
-    """Return a card per provider by name, servers of one's own first and what needs no key last."""
+    """Return a card per provider: servers of one's own, vendors, those who serve them, last what needs no key."""
     found = {provider.id: _card(provider, offered) for provider in catalog.providers.values()}
     for credential in stored:
         provider = catalog.providers.get(credential.provider)
         card = found.get(credential.provider) or found.setdefault(credential.provider, _gone(credential))
         card.lines.append(line(credential, provider))
-    return sorted(found.values(), key=lambda card: (not card.is_custom, not card.takes_key, card.name.casefold()))
+    return sorted(found.values(), key=_place)
+
+
+def _place(card: Card) -> tuple[bool, bool, int, str]:
+    return (not card.is_custom, not card.takes_key, card.rank, card.name.casefold())
+
+
+def matching(found: Iterable[Card], text: str) -> list[Card]:
+    """Return the cards whose name, id or prefixes have a text in them."""
+    wanted = text.casefold()
+    return [card for card in found if wanted in f"{card.name} {card.id} {card.words}".casefold()]
 
 
 def _card(provider: Provider, offered: Sequence[Stored]) -> Card:
@@ -96,6 +113,8 @@ def _card(provider: Provider, offered: Sequence[Stored]) -> Card:
         takes_key="api_key" in provider.credential_fields,
         is_custom=provider.id == CUSTOM,
         offered_count=sum(1 for model in sold if any(key.allows(model.id) for key in keys)),
+        rank=provider.rank,
+        words=_SERVERS if provider.id == CUSTOM else " ".join(provider.prefixes),
     )
 
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, NoReturn
+from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID, uuid5
 
@@ -33,10 +33,22 @@ from django.utils import timezone
 from accounts import audit
 from accounts.models import Organization, User
 from gateway import operator_keys
+from gateway.entered import (
+    NameTaken,
+    SecretRequired,
+    check_name,
+    check_secret,
+    checked_base_url,
+    checked_models,
+    get_provider,
+)
+from gateway.entered import (
+    Secret as Secret,
+)
 from gateway.models import Credential
-from gateway.providers import Provider, catalog
+from gateway.providers import catalog
 from gateway.routing import CUSTOM
-from respan import ids, outbound, pool
+from respan import ids, pool
 from respan.errors import Error
 from respan.shared import Shared
 
@@ -45,14 +57,11 @@ log = structlog.get_logger(__name__)
 FRESH_S = 5.0
 STALE_S = 600.0
 OPEN_S = 60.0
-MAX_SECRET_CHARS = 8_192
 _MAX_CACHED = 10_000
 _FORMAT = "v1"
 _PURPOSE = "provider-key"
 _NONCE_BYTES = 12
 _KID = re.compile(r"[A-Za-z0-9_-]{1,32}")
-_SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?")
-_MODEL = re.compile(r"[!-~]{1,200}")
 _FROM_ENVIRONMENT = "environment"
 
 
@@ -74,52 +83,6 @@ class CredentialsUnavailable(Error):
     status = 503
     code = "credentials_unavailable"
     message = "Provider keys cannot be read right now. Try again in a moment."
-
-
-class InvalidCredential(Error):
-    """A provider key, or what is said about it, cannot be stored; `param` names the field."""
-
-    status = 400
-    code = "invalid_credential"
-
-
-class SecretRequired(InvalidCredential):
-    """A key belongs to the server it was entered for: another one needs it again."""
-
-    code = "secret_required"
-    message = "The base URL points to another server than before. Enter the key again."
-
-
-class NameTaken(InvalidCredential):
-    """Two keys of one provider cannot share a name."""
-
-    code = "name_taken"
-    message = "There is a key of this provider with this name already."
-
-
-class Secret:
-    """A provider key in memory. Only `reveal` shows it; printing, formatting, logging, JSON and pickle do not."""
-
-    __slots__ = ("_value",)
-
-    def __init__(self, value: str) -> None:
-        self._value = value
-
-    def reveal(self) -> str:
-        """Return the key: for the header of an upstream request and nothing else."""
-        return self._value
-
-    def __bool__(self) -> bool:
-        return bool(self._value)
-
-    def __repr__(self) -> str:
-        return "Secret(…)"
-
-    def __format__(self, spec: str) -> str:
-        return repr(self)
-
-    def __reduce_ex__(self, protocol: Any) -> NoReturn:
-        raise TypeError("A secret cannot be copied or pickled")
 
 
 @dataclass(frozen=True, slots=True)
@@ -411,17 +374,17 @@ def check(
     Raises: InvalidCredential naming the field (SecretRequired when the server changes and no key is given);
     respan.outbound.ForbiddenAddress.
     """
-    facts = _get_provider(provider)
-    base_url = _checked_base_url(facts, base_url, organization)
+    facts = get_provider(provider)
+    base_url = checked_base_url(facts, base_url, organization)
     if replaces is None:
-        _check_name(facts, name)
+        check_name(facts, name)
         if Credential.objects.filter(organization=organization, provider=provider, name=name).exists():
             raise NameTaken(param="name")
     elif secret is None and origin(base_url or facts.base_url) != origin(replaces.effective_base_url()):
         raise SecretRequired(param="secret")
     if secret is not None or replaces is None:
-        _check_secret(facts, secret or Secret(""))
-    return base_url, _checked_models(facts, models)
+        check_secret(facts, secret or Secret(""))
+    return base_url, checked_models(facts, models)
 
 
 def store(
@@ -543,57 +506,3 @@ def _seal_into(credential: Credential, secret: Secret) -> None:
 def _public_id(organization: Organization | None, submission: UUID) -> str:
     """Return an id that only this organization's form can produce."""
     return ids.encode("cred", uuid5(submission, organization.public_id if organization else "platform"))
-
-
-def _get_provider(provider_id: str) -> Provider:
-    facts = catalog().providers.get(provider_id)
-    if facts is None or "api_key" not in facts.credential_fields:
-        raise InvalidCredential("Choose one of the listed providers.", param="provider")
-    return facts
-
-
-def _checked_base_url(facts: Provider, base_url: str | None, organization: Organization | None) -> str:
-    """Return the base URL to keep: empty where it is the catalogue's."""
-    base_url = (base_url or "").strip().rstrip("/") or facts.base_url
-    if not base_url:
-        raise InvalidCredential("A server of your own needs its base URL.", param="base_url")
-    if base_url == facts.base_url:
-        return ""
-    if len(base_url) > 500:
-        raise InvalidCredential("A base URL has at most 500 characters.", param="base_url")
-    loopback = organization is not None and organization.is_demo
-    outbound.check_url(base_url, outbound.Policy(loopback=loopback))
-    return base_url
-
-
-def _check_name(facts: Provider, name: str) -> None:
-    if not 1 <= len(name) <= 60 or not name.isprintable() or name != name.strip():
-        raise InvalidCredential("Give the key a name of 1 to 60 characters.", param="name")
-    if facts.id != CUSTOM:
-        return
-    if not _SLUG.fullmatch(name):
-        raise InvalidCredential(
-            "The name is the prefix of its models: small letters, digits and hyphens, at most 40.", param="name"
-        )
-    if name in {word.lower() for word in catalog().reserved}:
-        raise InvalidCredential(f"{name!r} is the name of a provider in the catalogue. Choose another.", param="name")
-
-
-def _check_secret(facts: Provider, secret: Secret) -> None:
-    value = secret.reveal()
-    # It goes into a header: nothing but visible ASCII may. A server of one's own may need no key.
-    if len(value) > MAX_SECRET_CHARS or not re.fullmatch(r"[!-~]*", value) or (not value and facts.id != CUSTOM):
-        raise InvalidCredential("Paste the provider's key: visible characters without blanks.", param="secret")
-
-
-def _checked_models(facts: Provider, models: Sequence[str]) -> list[str]:
-    """Return the allowed models under their own ids, whatever name they were given by."""
-    allowed = []
-    for name in models:
-        if not _MODEL.fullmatch(name):
-            raise InvalidCredential(f"{name[:60]!r} is not the name of a model.", param="models")
-        known = [model.id for model in catalog().find(name) if model.provider == facts.id]
-        allowed.append(known[0] if known else name)
-    if len(allowed) > 200:
-        raise InvalidCredential("Name at most 200 models, or none to allow all.", param="models")
-    return list(dict.fromkeys(allowed))

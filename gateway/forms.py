@@ -11,7 +11,7 @@ from typing import Any
 
 from django import forms
 
-from gateway.credentials import MAX_SECRET_CHARS, Secret
+from gateway.entered import MAX_SECRET_CHARS, Secret
 from gateway.providers import Provider, catalog
 from gateway.routing import CUSTOM
 
@@ -25,6 +25,13 @@ class SecretField(forms.CharField):
 
     def clean(self, value: object) -> Secret:
         return Secret(super().clean(value))
+
+
+# What is pasted where a key is more than a word, by `Provider.auth`.
+_SECRETS = {
+    "google": "The JSON of a service account's key, all of it, or a key of the express mode.",
+    "aws": "A Bedrock API key, or JSON with access_key_id and secret_access_key (session_token too, if there is one).",
+}
 
 
 class _Names(forms.Textarea):
@@ -75,6 +82,15 @@ class CredentialForm(forms.Form):
         super().__init__(*args, **options)
         # The provider whose models are offered for choice; None: it is not chosen yet.
         self.about = about
+        if about is not None and about.id != CUSTOM:
+            self._fit_base_url(about)
+
+    def _fit_base_url(self, about: Provider) -> None:
+        """Ask for the base URL where each account has one of its own."""
+        base_url = self.fields["base_url"]
+        base_url.required = not about.base_url
+        base_url.error_messages["required"] = f"{about.name} needs the address of your account there."
+        base_url.help_text = about.base_url_help or "Only for a server of your own or a provider's other region."
 
     def listed_models(self) -> list[tuple[str, bool]]:
         """Return the provider's models and whether each is among the allowed ones."""
@@ -121,7 +137,8 @@ class NewCredentialForm(CredentialForm):
         name, secret, base_url = (self.fields[each] for each in ("name", "secret", "base_url"))
         if about is None or about.id != CUSTOM:
             secret.required = about is not None
-            base_url.help_text = "Only for a server of your own or a provider's other region."
+            if about is not None and about.auth in _SECRETS:
+                secret.help_text = f"{_SECRETS[about.auth]} {secret.help_text}"
             return
         name.help_text = "The prefix of its models: “my-llm” makes my-llm/llama-3. Small letters, digits, hyphens."
         secret.help_text = "Empty where the server asks for none. Stored encrypted, never shown again."

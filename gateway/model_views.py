@@ -26,7 +26,7 @@ from gateway.browsing import Mark, Row, Wanted
 from gateway.credentials import Stored
 from gateway.listing import Reach
 from gateway.models import Credential
-from gateway.providers import catalog
+from gateway.providers import RANK, catalog
 from gateway.routing import CUSTOM, PaidBy
 from respan import pages
 
@@ -56,6 +56,14 @@ _FURTHER: Final = (
     Mark("json_schema", "file-text", "JSON by a schema"),
     Mark("streaming", "activity", "Streaming"),
 )
+_THINKING: Final = {
+    "none": "",
+    "effort": "By an effort",
+    "budget": "By a budget of tokens",
+    "adaptive": "By itself; an effort steers it",
+    "always_on": "Always; an effort steers it",
+    "level": "By a level",
+}
 
 
 @require_safe
@@ -65,6 +73,7 @@ def models_page(request: MemberRequest) -> HttpResponse:
     wanted = Wanted.read(dict(request.GET.lists()))
     own, reach = _keys(request)
     found = browsing.find(catalog(), own=own, reach=reach, wanted=wanted)
+    chat = browsing.chat_models(catalog())
     may_manage, today = has_role(request.membership, Role.ADMIN), timezone.now().date()
     context = {
         "wanted": wanted,
@@ -81,6 +90,10 @@ def models_page(request: MemberRequest) -> HttpResponse:
         "marks": [(mark, mark.id in wanted.capabilities) for mark in browsing.MARKS],
         "contexts": [(tokens, browsing.count(tokens)) for tokens in sorted({*browsing.CONTEXTS, wanted.context} - {0})],
         "providers": _providers(own),
+        "kinds": list(browsing.KINDS.items()),
+        "chat_models": f"{chat:,}",
+        "other_models": f"{len(browsing.rows(catalog())) - chat:,}",
+        "total": f"{found.total:,}",
         "previous": wanted.query(page=found.number - 1) if found.number > 1 else None,
         "next": wanted.query(page=found.number + 1) if found.number < found.pages else None,
         "may_manage": may_manage,
@@ -102,9 +115,9 @@ def model_page(request: MemberRequest, model_id: str) -> HttpResponse:
     found = browsing.get(catalog(), model_id, own=own)
     if not found:
         raise Http404
-    if len(found) > 1:
+    row, *others = found
+    if others and not _is_vendors(row, others):
         return redirect(f"{reverse('models')}?{Wanted(text=model_id).query()}")
-    (row,) = found
     if row.name != model_id:
         return redirect("model", row.name)
     provider = catalog().providers[row.model.provider]
@@ -116,12 +129,14 @@ def model_page(request: MemberRequest, model_id: str) -> HttpResponse:
         "is_custom": provider.id == CUSTOM,
         "way": reach.way(row.model, provider),
         "may_manage": has_role(request.membership, Role.ADMIN),
-        "can": _capabilities(row),
+        "can": _capabilities(row) if row.model.kind == "chat" else [],
         "unsupported": sorted(row.model.unsupported),
         "long_above": browsing.exact(row.model.long_above_tokens),
         "prices": _prices(row),
         "history": _history(row),
-        "snippets": snippets.chat(base_url=f"{settings.RESPAN_BASE_URL}/api/", model=row.name),
+        "kind": browsing.KINDS[row.model.kind],
+        "thinking": _THINKING[row.model.thinking],
+        "snippets": snippets.of(row.model.kind, base_url=f"{settings.RESPAN_BASE_URL}/api/", model=row.name),
         "compare": Wanted(compared=(row.name,)).query(),
         "today": timezone.now().date(),
     }
@@ -132,6 +147,12 @@ def _keys(request: MemberRequest) -> tuple[list[Stored], Reach]:
     rows = Credential.objects.filter(organization=request.membership.organization)
     own = [credentials.of(credential) for credential in rows]
     return own, Reach.of(own=own, platform=credentials.offered())
+
+
+def _is_vendors(row: Row, others: list[Row]) -> bool:
+    """Tell whether a model is its vendor's own, and not one that several others serve as well."""
+    ranks = [catalog().providers[each.model.provider].rank for each in (row, *others)]
+    return ranks[0] < min(RANK, *ranks[1:])
 
 
 def _draw(row: Row, way: PaidBy | None, **told: Any) -> str:
@@ -184,7 +205,8 @@ def _prices(row: Row) -> list[tuple[str, int, int | None]]:
     rates, long = row.model.rates, row.model.long_rates
     if rates is None:
         return []
-    kept = [each for each in _CLASSES if not each[1].startswith("cache_") or _has_own_price(rates, each[1])]
+    classes = _CLASSES[:1] if row.model.kind == "embedding" else _CLASSES
+    kept = [each for each in classes if not each[1].startswith("cache_") or _has_own_price(rates, each[1])]
     return [(label, getattr(rates, name), getattr(long, name) if long else None) for label, name in kept]
 
 

@@ -1,7 +1,8 @@
-"""The gateway's one table: provider keys, sealed.
+"""The gateway's tables: provider keys, sealed, and which of them owns each file that was uploaded through Respan.
 
-Never holds a key in the clear, and never opens one: `credentials.py` seals, opens and rotates. Providers and models are
-no tables but files (`providers.py`).
+Never holds a key in the clear, and never opens one: `credentials.py` seals, opens and rotates. Never holds the bytes of
+a file: those are in the provider's account (`files.py`). Providers and models are no tables but files (`providers.py`),
+but for the models that the operator adds while everything runs (`added_models.py`).
 """
 
 from typing import ClassVar
@@ -58,3 +59,68 @@ class OrganizationCredential(Credential):
     class Meta:
         proxy = True
         ordering: ClassVar[list[str]] = ["organization", "provider", "name", "id"]
+
+
+class UploadedFile(models.Model):
+    """A file in the provider's account behind one of an organization's own keys; only that key can read it."""
+
+    organization = models.ForeignKey(Organization, on_delete=models.CASCADE, related_name="+", db_index=False)
+    # The provider's own id (`file-abc`); it means something to this organization only.
+    file_id = models.CharField(max_length=200)
+    provider = models.CharField(max_length=40)
+    # `Credential.public_id`: a key that was deleted leaves its files behind, and nobody can read them.
+    credential = models.CharField(max_length=40)
+    filename = models.CharField(max_length=255, blank=True)
+    bytes = models.BigIntegerField()
+    purpose = models.CharField(max_length=40, blank=True)
+    created_at = models.DateTimeField(default=timezone.now)
+    deleted_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering: ClassVar[list[str]] = ["-created_at", "-id"]
+        constraints: ClassVar[list[models.BaseConstraint]] = [
+            models.UniqueConstraint(fields=["organization", "file_id"], name="one_file_per_id"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.file_id} ({self.provider})"
+
+
+class AddedModel(models.Model):
+    """A model of a listed provider that the operator added; it takes the place of a listed one with the same id."""
+
+    # The id of a catalogue file.
+    provider = models.CharField(max_length=40)
+    model_id = models.CharField("model", max_length=200, help_text="What is asked for: my-model or provider/my-model.")
+    upstream = models.CharField(
+        "name at the provider", max_length=200, blank=True, help_text="Empty: the same as the model."
+    )
+    name = models.CharField("display name", max_length=200, blank=True)
+    aliases = models.JSONField(default=list, blank=True)
+    kind = models.CharField(max_length=20, default="chat")
+    context_tokens = models.PositiveIntegerField(null=True, blank=True)
+    max_output_tokens = models.PositiveIntegerField(null=True, blank=True)
+    capabilities = models.JSONField(default=list, blank=True)
+    thinking = models.CharField(max_length=20, default="none")
+    efforts = models.JSONField(default=list, blank=True)
+    unsupported = models.JSONField(default=list, blank=True)
+    image_tokens = models.PositiveIntegerField(null=True, blank=True)
+    # US dollars per million tokens; without `input_usd` and `output_usd` the price is unknown.
+    input_usd = models.DecimalField("input", max_digits=15, decimal_places=9, null=True, blank=True)
+    output_usd = models.DecimalField("output", max_digits=15, decimal_places=9, null=True, blank=True)
+    cache_read_usd = models.DecimalField("cache read", max_digits=15, decimal_places=9, null=True, blank=True)
+    cache_write_usd = models.DecimalField("cache write", max_digits=15, decimal_places=9, null=True, blank=True)
+    cache_write_1h_usd = models.DecimalField(
+        "cache write, one hour", max_digits=15, decimal_places=9, null=True, blank=True
+    )
+    retires_on = models.DateField(null=True, blank=True)
+    changed_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        ordering: ClassVar[list[str]] = ["provider", "model_id"]
+        constraints: ClassVar[list[models.BaseConstraint]] = [
+            models.UniqueConstraint(fields=["provider", "model_id"], name="one_added_model_per_id"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.provider}/{self.model_id}"

@@ -28,6 +28,7 @@ ACTING = frozenset(
         "custom_identifier",
         "thread_identifier",
         "disable_log",
+        "variables",
     }
 )
 # Known to be Respan's, not acted upon yet: taken out of the body, named in a warning on the log.
@@ -63,7 +64,6 @@ ANNOUNCED = frozenset(
         "cache_options",
         "retry_params",
         "prompt",
-        "variables",
         "request_breakdown",
         "field_name",
         "delimiter",
@@ -114,18 +114,26 @@ class Params:
     thread_identifier: str | None = None
     metadata: dict[str, str] = field(default_factory=dict)
     disable_log: bool = False
+    # What fills `{{name}}` in the messages of a chat completion.
+    variables: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
 
 NONE = Params()
 
 
-def gather(members: Mapping[str, msgspec.Raw], meta: Mapping[str, Any]) -> Params:
+def gather(
+    members: Mapping[str, msgspec.Raw], meta: Mapping[str, Any], *, not_ours: frozenset[str] = frozenset()
+) -> Params:
     """Read the three carriers of a request; `members` is the top level of its body, `meta` Django's request.META.
+
+    `not_ours` are members that are the dialect's own; what acts (`metadata`) is read all the same.
 
     Raises: InvalidRequest when a parameter that acts has a type it cannot act upon.
     """
     present = members.keys() & OURS
+    if not_ours:
+        present -= not_ours - ACTING
     header = meta.get(HEADERS[0]) or meta.get(HEADERS[1])
     if not present and not header:
         return NONE
@@ -133,11 +141,24 @@ def gather(members: Mapping[str, msgspec.Raw], meta: Mapping[str, Any]) -> Param
         name: _decoded(members[name]) for name in members if name in present and name not in CARRIERS
     }
     warnings: list[str] = []
-    values.update(_header_object(header, warnings))
-    for carrier in reversed(CARRIERS):
-        if carrier in present:
-            values.update(_object(_decoded(members[carrier]), carrier, warnings))
-    return _checked(values, warnings)
+    carried = [values, _header_object(header, warnings)]
+    carried += [_object(_decoded(members[name]), name, warnings) for name in reversed(CARRIERS) if name in present]
+    merged: dict[str, Any] = {}
+    for carrier in carried:
+        merged.update(carrier)
+    if "variables" in merged:
+        merged["variables"] = _variables([carrier.get("variables") for carrier in carried])
+    return _checked(merged, warnings)
+
+
+def _variables(carried: list[Any]) -> dict[str, Any]:
+    """Merge variables name by name; unlike everything else, those at the top level win. Raises: InvalidRequest."""
+    merged: dict[str, Any] = {}
+    for variables in reversed(carried):
+        if variables is not None and not isinstance(variables, dict):
+            raise InvalidRequest("variables must be an object.", param="variables")
+        merged.update(variables or {})
+    return merged
 
 
 def _decoded(raw: msgspec.Raw) -> Any:
@@ -187,6 +208,7 @@ def _checked(values: dict[str, Any], warnings: list[str]) -> Params:
         thread_identifier=_text(values.get("thread_identifier"), "thread_identifier", warnings),
         metadata=_metadata(values.get("metadata"), warnings),
         disable_log=_flag(values.get("disable_log"), "disable_log"),
+        variables=values.get("variables") or {},
         warnings=warnings,
     )
 

@@ -14,8 +14,11 @@ from dataclasses import dataclass
 import httpx
 import msgspec
 
-from gateway import upstream
+from gateway import outgoing, upstream
 from gateway.credentials import Secret, Stored
+from gateway.dialects import blocks
+from gateway.dialects.registry import OPENAI_CHAT, TARGETS
+from gateway.outgoing import Way
 from gateway.providers import Model, Provider, catalog
 from respan import outbound
 from respan.errors import Error
@@ -92,7 +95,11 @@ class _Call:
         """Return the model to ask: the named one, else the cheapest allowed, else the first the server lists."""
         if name:
             return self._known(name)
-        allowed = [model for model in self.provider.models.values() if self.stored.allows(model.id)]
+        allowed = [
+            model
+            for model in self.provider.models.values()
+            if model.kind == "chat" and "needs_responses" not in model.capabilities and self.stored.allows(model.id)
+        ]
         if allowed:
             return min(allowed, key=_price)
         if self.stored.models:
@@ -107,7 +114,7 @@ class _Call:
         return self.provider.unlisted(name)
 
     async def _first_listed(self) -> str:
-        status, body = await self._send("GET", "/models", None)
+        status, body = await self._listed()
         try:
             first = msgspec.json.decode(body)["data"][0]["id"]
         except (msgspec.DecodeError, UnicodeDecodeError, LookupError, TypeError):
@@ -118,33 +125,42 @@ class _Call:
 
     async def chat(self, model: Model) -> str:
         """Ask the model and return its answer. Raises: _Failed, Error."""
-        body = {
-            "model": model.upstream,
-            "messages": [{"role": "user", "content": PROMPT}],
-            model.max_tokens_field: MAX_OUTPUT_TOKENS,
-        }
-        status, answer = await self._send("POST", "/chat/completions", msgspec.json.encode(body))
+        request = blocks.Request(
+            dialect="openai_chat",
+            model=model.upstream,
+            messages=[blocks.Message("user", [blocks.Text(PROMPT)])],
+            max_output=MAX_OUTPUT_TOKENS,
+        )
+        target = TARGETS[self.provider.dialect]
+        sent = target.encode(request, outgoing.order(OPENAI_CHAT, self.provider, model, credits=False, max_output=None))
+        status, body = await self._send(
+            await outgoing.sealed(
+                sent,
+                way=Way(self.provider.dialect, self.stored.effective_base_url().rstrip("/"), is_passed=False),
+                provider=self.provider,
+                secret=self.secret.reveal(),
+                headers={},
+                stream=False,
+                transport=self.transport,
+            )
+        )
         if status != 200:
-            raise _Failed(self._explain(status, answer, model))
-        text = _answer_text(answer)
-        if text is None:
-            raise _Failed(f"{self.provider.name} answered, but with no chat completion. Check the base URL.")
+            raise _Failed(self._explain(status, body, model))
+        answer = target.answer(body)
+        if answer.error is not None:
+            raise _Failed(f"{self.provider.name} answered, but with nothing a model says. Check the base URL.")
+        text = "".join(block.text for block in answer.blocks if isinstance(block, blocks.Text))
         return self._clean(text)[:200] or f"{model.id} answered, within {MAX_OUTPUT_TOKENS} tokens without text."
 
-    async def _send(self, method: str, path: str, content: bytes | None) -> tuple[int, bytes]:
+    async def _listed(self) -> tuple[int, bytes]:
         headers = {"accept": "application/json", "accept-encoding": "identity", "user-agent": "respan"}
-        if content is not None:
-            headers["content-type"] = "application/json"
         if self.secret:
             headers["authorization"] = f"Bearer {self.secret.reveal()}"
+        return await self._send(httpx.Request("GET", self.stored.effective_base_url() + "/models", headers=headers))
+
+    async def _send(self, request: httpx.Request) -> tuple[int, bytes]:
         left = max(self.deadline - time.monotonic(), 0.1)
-        request = httpx.Request(
-            method,
-            self.stored.effective_base_url() + path,
-            headers=headers,
-            content=content,
-            extensions={"timeout": {"connect": 5.0, "first_byte": left, "read": left, "total": left}},
-        )
+        request.extensions["timeout"] = {"connect": 5.0, "first_byte": left, "read": left, "total": left}
         response = await upstream.send(request, transport=self.transport, deadline=self.deadline)
         return response.status_code, await upstream.read(response, _MAX_BYTES)
 
@@ -187,17 +203,6 @@ def _betrays(word: str, secret: str) -> bool:
 
 def _price(model: Model) -> int:
     return model.rates.input + model.rates.output if model.rates else 1 << 62
-
-
-def _answer_text(body: bytes) -> str | None:
-    """Return the text of a chat completion (empty when there is none), or None when it is not one."""
-    try:
-        content = msgspec.json.decode(body)["choices"][0]["message"].get("content")
-    except (msgspec.DecodeError, UnicodeDecodeError, LookupError, TypeError, AttributeError):
-        return None
-    if isinstance(content, list):
-        content = "".join(part.get("text") or "" for part in content if isinstance(part, dict))
-    return content if isinstance(content, str) else ""
 
 
 def _message(body: bytes) -> str:

@@ -1,23 +1,29 @@
 """The catalogue: which providers and models exist, what they cost, what they can do, how they differ from each other.
 
-Responsible for reading `catalog/*.toml` (and the operator's `RESPAN_CATALOG_EXTRA` folders) strictly: an unknown key, a
-missing one or a wrong type stops the start and names file and key. Never opens a socket, a database or a secret, and
-knows no provider by name: what is special about one stands in its file. Neighbours: `routing.py` (which model is
-meant), `credentials.py` (whose key), `listing.py` (what the API shows), `manage.py sync_catalog` (publishes prices).
+Responsible for reading `catalog/` (and the operator's `RESPAN_CATALOG_EXTRA` folders) strictly: an unknown key, a
+missing one or a wrong type stops the start and names file and key. A provider is a TOML file written by hand, which may
+hold its models; those that `manage.py build_catalog` generates stand beside it in a JSON file of the same name, because
+two thousand models of TOML take a second to read. Never opens a socket, a database or a secret, and knows no provider
+by name: what is special about one stands in its file. Neighbours: `tables.py` (strict TOML), `catalog_build.py` (makes
+the JSON files), `routing.py` (which model is meant), `credentials.py` (whose key), `listing.py` (what the API shows),
+`added_models.py` (models of the operator's), `manage.py sync_catalog` (publishes prices).
 """
 
 import difflib
+import heapq
 import re
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Final
 
-from billing.usage import Rates, nano_from_usd
+import msgspec
+
+from billing.usage import Rates
+from gateway.tables import CatalogError, Table
 
 FOLDER = Path(__file__).resolve().parent / "catalog"
 
@@ -35,22 +41,38 @@ CAPABILITIES = frozenset(
         "caching",  # the provider reports tokens read from a prompt cache
         "streaming",
         "needs_responses_for_tools",  # its chat endpoint refuses tools: they need OpenAI's Responses API
+        "needs_responses",  # no chat endpoint knows it: every call needs the Responses API
+        "image_output",
+        "audio_output",
+        "prefill",  # continues an answer whose beginning is the last message
+        "system_anywhere",  # takes system messages in mid-conversation
     }
 )
-DIALECTS = frozenset({"openai_chat"})
-AUTHS = frozenset({"bearer", "none"})
+# What a model is for; it decides which endpoints may call it.
+KINDS = frozenset({"chat", "embedding", "image", "speech", "transcription", "moderation", "completion"})
+# How a model is told to think: not at all; by an effort; by a budget of tokens; `adaptive` (Anthropic's word:
+# it decides itself, an effort steers it, it can be switched off); `always_on` (the same, but it cannot); by a level
+# (Gemini 3).
+THINKING = frozenset({"none", "effort", "budget", "adaptive", "always_on", "level"})
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+# The formats a provider may speak; `gateway.dialects.registry` has one entry for each.
+DIALECTS = frozenset({"openai_chat", "openai_responses", "anthropic", "gemini", "bedrock", "cohere"})
+# Where a key goes: a header of that name, `Authorization: Bearer`, AWS's signature, a token of a Google account.
+AUTHS = frozenset({"bearer", "x-api-key", "x-goog-api-key", "api-key", "aws", "google", "none"})
+# How a vendor's format differs when another company serves it.
+VARIANTS = frozenset({"", "vertex"})
 TRANSPORTS = frozenset({"http", "sandbox"})
 MAX_TOKENS_FIELDS = frozenset({"max_completion_tokens", "max_tokens"})
 CREDENTIAL_FIELDS = frozenset({"api_key", "base_url"})
-# Written in a file where a fact is not known: left out would look like forgotten.
-UNKNOWN = "unknown"
+# What may cost otherwise than a model's rates say, so that calls paid by credits must not hold it.
+UNPRICED = frozenset({"audio", "audio_output", "image_output"})
+# Vendors' own files say less than this, clouds and those who serve everybody's models more: see `Provider.rank`.
+RANK: Final = 100
+# How many names are looked at closely for one that was mistyped.
+_CLOSELY: Final = 80
 
 _PROVIDER_ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 _NAME = re.compile(r"[!-~]{1,200}")
-
-
-class CatalogError(Exception):
-    """A catalogue file is wrong. The message names the file and the key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +98,12 @@ class Model:
     unsupported: frozenset[str] = frozenset()
     # The day the provider has announced to switch it off.
     retires_on: date | None = None
+    kind: str = "chat"
+    thinking: str = "none"
+    # The efforts it knows, least first; empty: as the dialect's documentation says.
+    efforts: tuple[str, ...] = ()
+    # What of it costs otherwise than `rates` say (`UNPRICED`): calls paid by credits must not ask for it.
+    unpriced: frozenset[str] = frozenset()
 
     @property
     def full_name(self) -> str:
@@ -116,6 +144,16 @@ class Provider:
     prefixes: tuple[str, ...]
     docs_url: str
     key_help: str
+    # Further dialects it speaks natively: dialect -> the path behind its origin, or "" for the same base URL. A key
+    # with a base URL of its own uses only those with "".
+    also: Mapping[str, str] = field(default_factory=dict)
+    # Whether it takes uploads at OpenAI's `/files`.
+    files: bool = False
+    variant: str = ""
+    # What to enter as base URL where every account has one of its own.
+    base_url_help: str = ""
+    # Whose model a name means that several have: the lowest comes first. A vendor's own API stands before the clouds.
+    rank: int = RANK
     models: Mapping[str, Model] = field(default_factory=dict)
 
     def unlisted(self, upstream: str) -> Model:
@@ -154,10 +192,28 @@ class Catalog:
     def close_names(self, name: str, limit: int = 5) -> list[str]:
         """Return names that look like a wrong one, the likeliest first. The work is bounded whatever the name is."""
         wanted = name[:80].lower()
-        found = difflib.get_close_matches(wanted, self._spellings, n=limit, cutoff=0.6)
+        parts = {wanted[at : at + 3] for at in range(len(wanted) - 2)}
+        # Comparing closely takes microseconds for each name: only those that share most pieces with the wrong one.
+        likely = heapq.nlargest(_CLOSELY, self._spellings, key=lambda spelling: sum(part in spelling for part in parts))
+        found = difflib.get_close_matches(wanted, likely, n=limit, cutoff=0.6)
         if not found and len(wanted) >= 3:
             found = [spelling for spelling in self._spellings if wanted in spelling][:limit]
         return [self._spellings[spelling] for spelling in found]
+
+    def with_models(self, added: Iterable[Model]) -> "Catalog":
+        """Return this catalogue with further models; one takes the place of a listed model with its provider and id.
+
+        Models of providers that are not in the catalogue are left out.
+        """
+        by_provider: dict[str, dict[str, Model]] = {}
+        for model in added:
+            by_provider.setdefault(model.provider, {})[model.id] = model
+        return Catalog(
+            replace(each, models=MappingProxyType({**each.models, **by_provider[each.id]}))
+            if each.id in by_provider
+            else each
+            for each in self.providers.values()
+        )
 
 
 def _index(providers: Iterable[Provider]) -> dict[str, tuple[Model, ...]]:
@@ -173,19 +229,47 @@ def _index(providers: Iterable[Provider]) -> dict[str, tuple[Model, ...]]:
     return bare | full
 
 
-@lru_cache(maxsize=1)
-def catalog() -> Catalog:
-    """Return this process's catalogue, read at the first use.
+class _Current:
+    """This process's catalogue: the files, and what the operator has added to them."""
 
-    Raises: CatalogError.
-    """
-    from django.conf import settings
+    def __init__(self) -> None:
+        self._listed: Catalog | None = None
+        self._whole: Catalog | None = None
+        self._added: tuple[Model, ...] = ()
 
-    return load([FOLDER, *settings.RESPAN_CATALOG_EXTRA])
+    def __call__(self) -> Catalog:
+        """Return the catalogue, read at the first use. Raises: CatalogError."""
+        if self._whole is None:
+            self._whole = self.listed().with_models(self._added) if self._added else self.listed()
+        return self._whole
+
+    def listed(self) -> Catalog:
+        """Return what the files hold. Raises: CatalogError."""
+        from django.conf import settings
+
+        if self._listed is None:
+            self._listed = load([FOLDER, *settings.RESPAN_CATALOG_EXTRA])
+        return self._listed
+
+    def add(self, models: Iterable[Model]) -> bool:
+        """Let these be the models added to the files from now on; tell whether that changes anything."""
+        added = tuple(models)
+        if added == self._added:
+            return False
+        whole = self.listed().with_models(added)
+        self._added, self._whole = added, whole
+        return True
+
+    def cache_clear(self) -> None:
+        """Read the files again at the next use."""
+        self._listed = self._whole = None
+
+
+catalog: Final = _Current()
 
 
 def load(folders: Sequence[Path]) -> Catalog:
-    """Read every `*.toml` of the folders, folder by folder, in the order of file names.
+    """Read every `*.toml` of the folders, folder by folder, by rank and then by file name.
 
     Raises: CatalogError.
     """
@@ -194,36 +278,37 @@ def load(folders: Sequence[Path]) -> Catalog:
     for folder in folders:
         if not folder.is_dir():
             raise CatalogError(f"{folder}: this folder of RESPAN_CATALOG_EXTRA does not exist")
+        found = []
         for path in sorted(folder.glob("*.toml")):
             provider = load_file(path)
             for word in (provider.id, *provider.prefixes):
                 if word in claimed:
                     raise CatalogError(f"{path.name}: key 'id' or 'prefixes': {word!r} is taken by {claimed[word]}")
                 claimed[word] = path.name
-            providers[provider.id] = provider
+            found.append(provider)
+        providers |= {provider.id: provider for provider in sorted(found, key=lambda provider: provider.rank)}
     return Catalog(providers.values())
 
 
 def load_file(path: Path) -> Provider:
-    """Read one provider's file.
+    """Read one provider's file, and the generated one beside it if there is one.
 
     Raises: CatalogError.
     """
-    try:
-        table = tomllib.loads(path.read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise CatalogError(f"{path.name}: not valid TOML: {error}") from None
-    return _provider(_Table(table, path.name))
+    provider = _provider(Table.of_file(path))
+    generated = path.with_suffix(".json")
+    return _with_generated(provider, generated) if generated.exists() else provider
 
 
-def _provider(table: "_Table") -> Provider:
+def _provider(table: Table) -> Provider:
     fields = table.words("credential_fields", among=CREDENTIAL_FIELDS)
     provider = Provider(
         id=table.text("id", pattern=_PROVIDER_ID),
         name=table.text("name"),
         dialect=table.text("dialect", among=DIALECTS),
         transport=table.text("transport", among=TRANSPORTS),
-        base_url=table.text("base_url", default="") if "base_url" in fields else _base_url(table),
+        # Where every key has a base URL of its own the file may name a usual one, or none.
+        base_url=_base_url(table) if "base_url" not in fields or table.has("base_url") else "",
         auth=table.text("auth", among=AUTHS),
         credential_fields=fields,
         max_tokens_field=table.text("max_tokens_field", among=MAX_TOKENS_FIELDS),
@@ -237,20 +322,33 @@ def _provider(table: "_Table") -> Provider:
         prefixes=table.words("prefixes", pattern=_PROVIDER_ID, default=()),
         docs_url=table.text("docs_url", default=""),
         key_help=table.text("key_help", default=""),
+        also=_also(table),
+        files=table.flag("files", default=False),
+        variant=table.text("variant", among=VARIANTS, default=""),
+        base_url_help=table.text("base_url_help", default=""),
+        rank=table.count("rank", default=RANK),
     )
     models = _models(table.tables("models"), provider)
     table.finish()
     return replace(provider, models=MappingProxyType(models))
 
 
-def _base_url(table: "_Table") -> str:
+def _also(table: Table) -> Mapping[str, str]:
+    also = table.texts("also")
+    for dialect, path in also.items():
+        if dialect not in DIALECTS or not re.fullmatch(r"(/[A-Za-z0-9._~-]+)*", path):
+            raise table.error(f"also.{dialect}", "must name a dialect and a path behind the origin (or be empty)")
+    return also
+
+
+def _base_url(table: Table) -> str:
     url = table.text("base_url")
     if url.endswith("/") or not re.fullmatch(r"(https|http|sandbox)://[^\s?#]+", url):
         raise table.error("base_url", "must be an absolute URL without a slash at its end")
     return url
 
 
-def _models(tables: list["_Table"], provider: Provider) -> dict[str, Model]:
+def _models(tables: list[Table], provider: Provider) -> dict[str, Model]:
     models: dict[str, Model] = {}
     taken: set[str] = set()
     for table in tables:
@@ -263,7 +361,7 @@ def _models(tables: list["_Table"], provider: Provider) -> dict[str, Model]:
     return models
 
 
-def _model(table: "_Table", provider: Provider) -> Model:
+def _model(table: Table, provider: Provider) -> Model:
     id = table.text("id", pattern=_NAME)
     table.place += f" ({id})"
     free = table.flag("free", default=False)
@@ -286,6 +384,10 @@ def _model(table: "_Table", provider: Provider) -> Model:
         max_tokens_field=table.text("max_tokens_field", among=MAX_TOKENS_FIELDS, default=provider.max_tokens_field),
         unsupported=provider.unsupported | frozenset(table.words("unsupported", default=())),
         retires_on=table.day("retires_on"),
+        kind=table.text("kind", among=KINDS, default="chat"),
+        thinking=table.text("thinking", among=THINKING, default="none"),
+        efforts=table.words("efforts", among=frozenset(EFFORTS), default=()),
+        unpriced=frozenset(table.words("unpriced", among=UNPRICED, default=())),
     )
     if "vision" in capabilities and not model.image_tokens:
         raise table.error("image_tokens", "a model with vision must say how many tokens an image can cost")
@@ -293,7 +395,7 @@ def _model(table: "_Table", provider: Provider) -> Model:
     return model
 
 
-def _rates(price: "_Table | None") -> Rates | None:
+def _rates(price: Table | None) -> Rates | None:
     """Read a price: USD per million tokens (`request`: per call) as decimal strings, exactly."""
     if price is None:
         return None
@@ -309,7 +411,7 @@ def _rates(price: "_Table | None") -> Rates | None:
     return rates
 
 
-def _long_rates(table: "_Table") -> tuple[Rates | None, int | None]:
+def _long_rates(table: Table) -> tuple[Rates | None, int | None]:
     """Read `price_above`: a price, and the number of input tokens above which it is the price of the whole call."""
     if not table.has("price_above"):
         return None, None
@@ -320,131 +422,135 @@ def _long_rates(table: "_Table") -> tuple[Rates | None, int | None]:
     return _rates(price), above
 
 
-_REQUIRED: Any = object()
+# --- Generated models -------------------------------------------------------------------------------------------------
 
 
-class _Table:
-    """One TOML table, read key by key; what is left unread at `finish` is an unknown key."""
+class _GeneratedPrice(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """US dollars per million tokens (`request`: per call), as decimal text."""
 
-    def __init__(self, values: dict[str, Any], place: str) -> None:
-        self._values = dict(values)
-        self._known: set[str] = set()
-        self.place = place
+    input: str
+    output: str
+    cache_read: str | None = None
+    cache_write: str | None = None
+    cache_write_1h: str | None = None
+    request: str = "0"
+    # Of `price_above`: the number of input tokens above which it holds.
+    tokens: int | None = None
 
-    def error(self, key: str, problem: str) -> CatalogError:
-        return CatalogError(f"{self.place}: key {key!r}: {problem}")
 
-    def has(self, key: str) -> bool:
-        return key in self._values
+class _Generated(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """A model as `manage.py build_catalog` writes it: the keys of a TOML file; left out is unknown, or not so."""
 
-    def finish(self) -> None:
-        for key in self._values:
-            if key not in self._known:
-                close = difflib.get_close_matches(key, self._known, n=1)
-                hint = f" (did you mean {close[0]!r}?)" if close else ""
-                raise CatalogError(f"{self.place}: unknown key {key!r}{hint}")
+    id: str
+    upstream: str = ""
+    name: str = ""
+    aliases: tuple[str, ...] = ()
+    kind: str = "chat"
+    context_tokens: int | None = None
+    max_output_tokens: int | None = None
+    price: _GeneratedPrice | None = None
+    price_above: _GeneratedPrice | None = None
+    unpriced: tuple[str, ...] = ()
+    capabilities: tuple[str, ...] = ()
+    thinking: str = "none"
+    efforts: tuple[str, ...] = ()
+    unsupported: tuple[str, ...] = ()
+    image_tokens: int | None = None
+    max_tokens_field: str = ""
+    retires_on: date | None = None
+    # For people: where sources differ.
+    note: str = ""
 
-    def _take(self, key: str, kind: type, default: Any, said: str) -> Any:
-        self._known.add(key)
-        if key not in self._values:
-            if default is _REQUIRED:
-                # A misspelt key is reported as such, rather than as the missing one it stands for.
-                raise CatalogError(f"{self.place}: missing key {key!r}{self._misspelt(key)}")
-            return default
-        value = self._values[key]
-        if type(value) is not kind:  # exactly: a TOML boolean must not pass for an integer
-            raise self.error(key, f"must be {said}, not {value!r}")
-        return value
 
-    def _misspelt(self, key: str) -> str:
-        close = difflib.get_close_matches(key, [name for name in self._values if name not in self._known], n=1)
-        return f"; unknown key {close[0]!r}" if close else ""
+class _GeneratedFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    source: str
+    models: list[_Generated]
 
-    def text(
-        self,
-        key: str,
-        *,
-        among: frozenset[str] | None = None,
-        pattern: re.Pattern[str] | None = None,
-        default: str = _REQUIRED,
-    ) -> str:
-        value: str = self._take(key, str, default, "a string")
-        if key in self._values:
-            self._check_word(key, value, among, pattern)
-        return value
 
-    def _check_word(
-        self, key: str, value: str, among: frozenset[str] | None, pattern: re.Pattern[str] | None = None
-    ) -> None:
-        if not value:
-            raise self.error(key, "must not be empty")
-        if among is not None and value not in among:
-            raise self.error(key, f"must be one of {', '.join(sorted(among))}, not {value!r}")
-        if pattern is not None and not pattern.fullmatch(value):
-            raise self.error(key, f"has characters that are not allowed: {value!r}")
+_GENERATED: Final = msgspec.json.Decoder(_GeneratedFile)
 
-    def flag(self, key: str, *, default: bool = _REQUIRED) -> bool:
-        value: bool = self._take(key, bool, default, "true or false")
-        return value
 
-    def count(self, key: str, *, default: Any = _REQUIRED) -> Any:
-        value = self._take(key, int, default, "a whole number")
-        if key in self._values and value <= 0:
-            raise self.error(key, f"must be above zero, not {value}")
-        return value
+def _with_generated(provider: Provider, path: Path) -> Provider:
+    """Add a generated file's models to a provider; those written by hand stand first and win."""
+    try:
+        rows = _GENERATED.decode(path.read_bytes()).models
+    except msgspec.MsgspecError as error:
+        raise CatalogError(f"{path.name}: {error}") from None
+    models = dict(provider.models)
+    taken = {name for model in models.values() for name in (model.id, *model.aliases)}
+    for row in rows:
+        if row.id in provider.models:
+            continue
+        for name in (row.id, *row.aliases):
+            if name in taken or not _NAME.fullmatch(name):
+                raise CatalogError(f"{path.name}: models ({row.id}): duplicate or impossible name {name!r}")
+            taken.add(name)
+        models[row.id] = _generated(row, provider, f"{path.name}: models ({row.id})")
+    return replace(provider, models=MappingProxyType(models))
 
-    def count_or_unknown(self, key: str) -> int | None:
-        if self._values.get(key) == UNKNOWN:
-            self._known.add(key)
-            return None
-        value: int = self.count(key)
-        return value
 
-    def words(
-        self,
-        key: str,
-        *,
-        among: frozenset[str] | None = None,
-        pattern: re.Pattern[str] | None = None,
-        default: tuple[str, ...] = _REQUIRED,
-    ) -> tuple[str, ...]:
-        values = self._take(key, list, default, "a list of strings")
-        for value in values:
-            if type(value) is not str:
-                raise self.error(key, f"must be a list of strings, not of {value!r}")
-            self._check_word(key, value, among, pattern)
-        if len(set(values)) != len(values):
-            raise self.error(key, "names something twice")
-        return tuple(values)
+def _generated(row: _Generated, provider: Provider, place: str) -> Model:
+    model = Model(
+        id=row.id,
+        provider=provider.id,
+        upstream=row.upstream or row.id,
+        name=row.name or row.id,
+        aliases=row.aliases,
+        context_tokens=row.context_tokens,
+        max_output_tokens=row.max_output_tokens,
+        rates=_generated_rates(row.price, place),
+        long_rates=_generated_rates(row.price_above, place),
+        long_above_tokens=row.price_above.tokens if row.price_above else None,
+        image_tokens=provider.image_tokens if row.image_tokens is None else row.image_tokens,
+        capabilities=_among(row.capabilities, CAPABILITIES, place),
+        max_tokens_field=row.max_tokens_field or provider.max_tokens_field,
+        unsupported=_together(provider.unsupported, row.unsupported),
+        retires_on=row.retires_on,
+        kind=row.kind,
+        thinking=row.thinking,
+        efforts=row.efforts,
+        unpriced=_among(row.unpriced, UNPRICED, place),
+    )
+    if row.kind not in KINDS or row.thinking not in THINKING or not set(row.efforts) <= set(EFFORTS):
+        raise CatalogError(f"{place}: 'kind', 'thinking' or 'efforts' has an unknown word")
+    if "vision" in model.capabilities and not model.image_tokens:
+        raise CatalogError(f"{place}: key 'image_tokens': a model with vision must say how much an image can cost")
+    return model
 
-    def day(self, key: str) -> date | None:
-        day: date | None = self._take(key, date, None, "a date without quotes")
-        return day
 
-    def renames(self, key: str) -> Mapping[str, str]:
-        values = self._take(key, dict, {}, "a table of strings")
-        for old, new in values.items():
-            if type(new) is not str or not new:
-                raise self.error(f"{key}.{old}", "must be a string")
-        return MappingProxyType(dict(values))
+def _among(words: tuple[str, ...], known: frozenset[str], place: str) -> frozenset[str]:
+    found = _together(frozenset(), words)
+    if not found <= known:
+        raise CatalogError(f"{place}: unknown word {min(found - known)!r}")
+    return found
 
-    def tables(self, key: str) -> list["_Table"]:
-        values = self._take(key, list, _REQUIRED, "a list of tables")
-        for value in values:
-            if type(value) is not dict:
-                raise self.error(key, f"must be a list of tables, not of {value!r}")
-        return [_Table(value, f"{self.place}: {key}[{number}]") for number, value in enumerate(values, start=1)]
 
-    def price(self, key: str) -> "_Table | None":
-        if self._values.get(key) == UNKNOWN:
-            self._known.add(key)
-            return None
-        return _Table(self._take(key, dict, _REQUIRED, f'a table or "{UNKNOWN}"'), f"{self.place}: {key}")
+# A thousand models have a few dozen different sets.
+@lru_cache(maxsize=1_000)
+def _together(provider: frozenset[str], model: tuple[str, ...]) -> frozenset[str]:
+    return provider | frozenset(model)
 
-    def usd(self, key: str, *, default: Any = _REQUIRED) -> Any:
-        text = self._take(key, str, default, "a decimal number in quotes")
-        if key not in self._values:
-            return default
-        if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,9})?", text):
-            raise self.error(key, f"must be US dollars in quotes with at most nine decimals, not {text!r}")
-        return nano_from_usd(text)
+
+def _generated_rates(price: _GeneratedPrice | None, place: str) -> Rates | None:
+    if price is None:
+        return None
+    try:
+        return Rates(
+            input=_nano(price.input),
+            output=_nano(price.output),
+            cache_read=None if price.cache_read is None else _nano(price.cache_read),
+            cache_write=None if price.cache_write is None else _nano(price.cache_write),
+            cache_write_1h=None if price.cache_write_1h is None else _nano(price.cache_write_1h),
+            request=_nano(price.request),
+        )
+    except ValueError:
+        raise CatalogError(f"{place}: a price is not US dollars with at most nine decimals") from None
+
+
+@lru_cache(maxsize=4_000)
+def _nano(text: str) -> int:
+    """Return the nano-USD of plain decimal text. Raises: ValueError."""
+    whole, _, fraction = text.partition(".")
+    if not (whole + fraction).isdecimal() or len(fraction) > 9:
+        raise ValueError(text)
+    return int(whole + fraction.ljust(9, "0"))

@@ -19,6 +19,10 @@ PaidBy = Literal["own_key", "credits", "free"]
 CUSTOM = "custom"
 
 
+# What a model may write unasked, whatever a request says of it.
+_WRITTEN = frozenset({"audio_output", "image_output"})
+
+
 class ModelNotFound(Error):
     """No provider in the catalogue and no key of the organization knows this name."""
 
@@ -128,8 +132,8 @@ def _free(offer: Offer[K, P]) -> Iterator[Target[K, P]]:
 def _credits(offer: Offer[K, P]) -> Iterator[Target[K, P]]:
     for model in offer.matches:
         price = offer.prices.get((model.provider, model.id))
-        if model.free or price is None:
-            continue  # What has no price cannot be sold.
+        if model.free or model.rates is None or price is None or model.unpriced & _WRITTEN:
+            continue  # What has no price (any more), or writes what has none, cannot be sold.
         if model.provider in offer.keyless:
             yield Target(model, None, price, "credits")
         for key in offer.platform:

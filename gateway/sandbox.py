@@ -26,7 +26,7 @@ from typing import Any
 import httpx
 import msgspec
 
-from gateway.dialects import openai_chat
+from gateway.dialects import openai_chat, wire
 
 TOKENS_PER_MESSAGE = 4
 TOKENS_PER_IMAGE = 258
@@ -64,7 +64,7 @@ class Transport(httpx.AsyncBaseTransport):
             asked = openai_chat.read(body)
             options = msgspec.json.decode(body)
             completion = _completion(asked, options)
-        except openai_chat.InvalidBody as error:
+        except wire.InvalidBody as error:
             return _refusal(400, "invalid_request", str(error), error.param)
         headers = {"x-request-id": f"req_{completion.id[9:]}"}
         if asked.stream:
@@ -196,9 +196,9 @@ def _event(value: dict[str, Any]) -> bytes:
 def _completion(asked: openai_chat.Request, options: dict[str, Any]) -> _Completion:
     """Decide what to answer. Raises: InvalidBody."""
     if asked.input_bytes > MAX_INPUT_BYTES:
-        raise openai_chat.InvalidBody(f"The sandbox reads at most {MAX_INPUT_BYTES} bytes of text.", "messages")
+        raise wire.InvalidBody(f"The sandbox reads at most {MAX_INPUT_BYTES} bytes of text.", "messages")
     if (asked.max_output or 0) > MAX_OUTPUT_TOKENS:
-        raise openai_chat.InvalidBody(f"The sandbox writes at most {MAX_OUTPUT_TOKENS} tokens.", "max_tokens")
+        raise wire.InvalidBody(f"The sandbox writes at most {MAX_OUTPUT_TOKENS} tokens.", "max_tokens")
     names = _chosen(asked, options)
     content: list[str] = []
     calls: list[_Call] = []
@@ -244,7 +244,7 @@ def _text(asked: openai_chat.Request, options: dict[str, Any]) -> str:
     if kind.get("type") == "json_schema":
         schema = kind.get("json_schema")
         if not isinstance(schema, dict) or not isinstance(schema.get("schema"), dict):
-            raise openai_chat.InvalidBody("response_format.json_schema needs a schema.", "response_format.json_schema")
+            raise wire.InvalidBody("response_format.json_schema needs a schema.", "response_format.json_schema")
         return _encode(sample(schema["schema"])).decode()
     if asked.messages[-1]["role"] == "tool":
         return f"The tool answered: {_last_text(asked.messages, 'tool')}"
@@ -281,7 +281,7 @@ def _schemas(options: dict[str, Any]) -> dict[str, dict[str, Any]]:
         function = tool.get("function") if isinstance(tool, dict) else None
         name = function.get("name") if isinstance(function, dict) else None
         if not isinstance(function, dict) or not isinstance(name, str) or not name:
-            raise openai_chat.InvalidBody(f"tools[{number}].function.name is missing.", f"tools[{number}]")
+            raise wire.InvalidBody(f"tools[{number}].function.name is missing.", f"tools[{number}]")
         parameters = function.get("parameters")
         schemas[name] = parameters if isinstance(parameters, dict) else {}
     return schemas
@@ -292,15 +292,15 @@ def _chosen(asked: openai_chat.Request, options: dict[str, Any]) -> list[str]:
     schemas = _schemas(options)
     choice = options.get("tool_choice")
     if choice is not None and not schemas:
-        raise openai_chat.InvalidBody("tool_choice needs tools.", "tool_choice")
+        raise wire.InvalidBody("tool_choice needs tools.", "tool_choice")
     if isinstance(choice, dict):
         function = choice.get("function")
         name = function.get("name") if isinstance(function, dict) else None
         if name not in schemas:
-            raise openai_chat.InvalidBody("tool_choice names no tool of the request.", "tool_choice")
+            raise wire.InvalidBody("tool_choice names no tool of the request.", "tool_choice")
         return [name]
     if choice not in (None, "auto", "none", "required"):
-        raise openai_chat.InvalidBody("tool_choice must be auto, none, required or name a function.", "tool_choice")
+        raise wire.InvalidBody("tool_choice must be auto, none, required or name a function.", "tool_choice")
     if choice == "none" or (choice != "required" and asked.messages[-1]["role"] != "user"):
         return []
     said = _last_text(asked.messages, "user")

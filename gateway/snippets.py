@@ -6,6 +6,7 @@ Knows no key: the reader's own stands in the environment of what is copied. Neig
 import json
 import shlex
 from dataclasses import dataclass
+from typing import Final
 
 KEY_VARIABLE = "RESPAN_API_KEY"
 
@@ -19,15 +20,90 @@ class Snippet:
     text: str
 
 
-def chat(*, base_url: str, model: str) -> list[Snippet]:
-    """Return a chat completion in Python, TypeScript and curl. Whatever the model's name holds, it stays a string."""
-    url, name = json.dumps(base_url), json.dumps(model)
-    body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Hello"}]})
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """How a kind of model is called. `python`, `typescript`: the members beside the model; `shown`: of its answer."""
+
+    path: str
+    method: str
+    python: str
+    typescript: str
+    # The members of a JSON body; None: a form with a file.
+    body: str | None
+    shown_python: str
+    shown_typescript: str
+
+
+def _simple(path: str, method: str, member: str, value: str, shown: str) -> _Call:
+    """Return a call with one member of text, whose answer is shown alike in both languages."""
+    return _Call(
+        path, method, f'    {member}="{value}",\n', f'  {member}: "{value}",\n', json.dumps({member: value}),
+        f"print(answer.{shown})", f"console.log(answer.{shown});",
+    )  # fmt: skip
+
+
+_CALLS: Final = {
+    "chat": _Call(
+        path="chat/completions",
+        method="chat.completions.create",
+        python='    messages=[{"role": "user", "content": "Hello"}],\n',
+        typescript='  messages: [{ role: "user", content: "Hello" }],\n',
+        body='{"messages": [{"role": "user", "content": "Hello"}]}',
+        shown_python="print(answer.choices[0].message.content)",
+        shown_typescript="console.log(answer.choices[0].message.content);",
+    ),
+    "completion": _simple("completions", "completions.create", "prompt", "Hello", "choices[0].text"),
+    "embedding": _simple("embeddings", "embeddings.create", "input", "Hello", "data[0].embedding"),
+    "image": _simple("images/generations", "images.generate", "prompt", "A lighthouse at dusk", "data[0]"),
+    "moderation": _simple("moderations", "moderations.create", "input", "Hello", "results[0].flagged"),
+    "speech": _Call(
+        path="audio/speech",
+        method="audio.speech.create",
+        python='    input="Hello",\n    voice="alloy",\n',
+        typescript='  input: "Hello",\n  voice: "alloy",\n',
+        body='{"input": "Hello", "voice": "alloy"}',
+        shown_python='answer.write_to_file("hello.mp3")',
+        shown_typescript='fs.writeFileSync("hello.mp3", Buffer.from(await answer.arrayBuffer()));',
+    ),
+    "transcription": _Call(
+        path="audio/transcriptions",
+        method="audio.transcriptions.create",
+        python='    file=open("hello.mp3", "rb"),\n',
+        typescript='  file: fs.createReadStream("hello.mp3"),\n',
+        body=None,
+        shown_python="print(answer.text)",
+        shown_typescript="console.log(answer.text);",
+    ),
+}
+
+
+def of(kind: str, *, base_url: str, model: str) -> list[Snippet]:
+    """Return a first call of a model of this kind (`providers.KINDS`) in Python, TypeScript and curl.
+
+    Whatever the model's name holds, it stays a string.
+    """
+    call, url, name = _CALLS[kind], json.dumps(base_url), json.dumps(model)
+    files = 'import fs from "fs";\n' if "fs." in call.typescript + call.shown_typescript else ""
+    python = _PYTHON.format(
+        url=url, name=name, key=KEY_VARIABLE, method=call.method, members=call.python, shown=call.shown_python
+    )
+    typescript = files + _TYPESCRIPT.format(
+        url=url, name=name, key=KEY_VARIABLE, method=call.method, members=call.typescript, shown=call.shown_typescript
+    )
     return [
-        Snippet("python", "Python", _PYTHON.format(url=url, name=name, key=KEY_VARIABLE)),
-        Snippet("typescript", "TypeScript", _TYPESCRIPT.format(url=url, name=name, key=KEY_VARIABLE)),
-        Snippet("curl", "curl", _CURL.format(url=base_url, key=KEY_VARIABLE, body=shlex.quote(body))),
+        Snippet("python", "Python", python),
+        Snippet("typescript", "TypeScript", typescript),
+        Snippet("curl", "curl", _curl(call, base_url, model)),
     ]
+
+
+def _curl(call: _Call, base_url: str, model: str) -> str:
+    head = f'curl {base_url}{call.path} \\\n  -H "Authorization: Bearer ${KEY_VARIABLE}" \\\n'
+    if call.body is None:
+        return f"{head}  -F {shlex.quote(f'model={model}')} \\\n  -F file=@hello.mp3\n"
+    body = shlex.quote(json.dumps({"model": model, **json.loads(call.body)}))
+    saved = " \\\n  --output hello.mp3" if "mp3" in call.shown_python else ""
+    return f'{head}  -H "Content-Type: application/json" \\\n  -d {body}{saved}\n'
 
 
 _PYTHON = """\
@@ -35,27 +111,18 @@ import os
 from openai import OpenAI
 
 client = OpenAI(base_url={url}, api_key=os.environ["{key}"])
-answer = client.chat.completions.create(
+answer = client.{method}(
     model={name},
-    messages=[{{"role": "user", "content": "Hello"}}],
-)
-print(answer.choices[0].message.content)
+{members})
+{shown}
 """
 
 _TYPESCRIPT = """\
 import OpenAI from "openai";
 
 const client = new OpenAI({{ baseURL: {url}, apiKey: process.env.{key} }});
-const answer = await client.chat.completions.create({{
+const answer = await client.{method}({{
   model: {name},
-  messages: [{{ role: "user", content: "Hello" }}],
-}});
-console.log(answer.choices[0].message.content);
-"""
-
-_CURL = """\
-curl {url}chat/completions \\
-  -H "Authorization: Bearer ${key}" \\
-  -H "Content-Type: application/json" \\
-  -d {body}
+{members}}});
+{shown}
 """

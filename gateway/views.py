@@ -195,10 +195,14 @@ def _list(request: MemberRequest, *, status: int = HTTPStatus.OK) -> HttpRespons
     everything = cards.cards(catalog(), stored=stored, offered=credentials.offered())
     text = request.GET.get("q", "").replace("\x00", "").strip()[:100]
     may_manage = has_role(request.membership, Role.ADMIN)
+    shown = cards.matching(everything, text)
+    is_all = bool(text) or request.GET.get("all") == "1"
     context = {
         "connected": sorted((card for card in everything if card.lines), key=lambda card: card.name.casefold()),
         "offered": [card for card in everything if card.offered_count],
-        "shown": [card for card in everything if text.casefold() in f"{card.name} {card.id}".casefold()],
+        "shown": shown if is_all else shown[: cards.FIRST],
+        "count": len(everything),
+        "is_all": is_all,
         "text": text,
         "may_manage": may_manage,
         "managers": [] if may_manage else _managers(organization),

@@ -16,10 +16,12 @@ from typing import Any
 import msgspec
 
 from billing.usage import Usage
+from gateway.dialects.wire import a_dict as _dict
+from gateway.dialects.wire import dicts as _dicts
+from gateway.dialects.wire import storable as storable
 
 # Above this a number of tokens is a mistake.
 MAX_TOKENS = 100_000_000
-MAX_TEXT = 200
 # A surrogate pair, kept, or half of one, which cut model output has and no text can hold.
 _SURROGATE = re.compile(rb"(\\u[dD][89abAB]\w\w\\u[dD][c-fC-F]\w\w)|\\u[dD][89a-fA-F]\w\w")
 
@@ -146,13 +148,6 @@ def written(data: bytes, *, usage_may_show: bool) -> list[_Writing] | None:
     return chunk.choices if usage_may_show or chunk.usage is msgspec.UNSET else None
 
 
-def storable(value: object) -> str | None:
-    """Return a short text of a provider's that any table can hold, or None."""
-    if not isinstance(value, str) or not value:
-        return None
-    return value.replace("\0", "")[:MAX_TEXT]
-
-
 def error_in(value: dict[str, Any]) -> str | None:
     """Return the message of an error in an answer or a chunk, None when there is none."""
     inner = value.get("error")
@@ -179,10 +174,6 @@ def _message(inner: object) -> str:
         inner = next((inner[name] for name in ("message", "msg", "detail", "code", "type") if inner.get(name)), None)
     text = inner if isinstance(inner, str) else None if inner is None else str(inner)
     return text[:2_000] if text else "The provider reported an error."
-
-
-def _dicts(value: object) -> list[dict[str, Any]]:
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 # --- Choices --------------------------------------------------------------------------------------------------------
@@ -439,7 +430,3 @@ def _tokens(value: object) -> int | None:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return value if type(value) is int and 0 <= value <= MAX_TOKENS else None
-
-
-def _dict(value: object) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}

@@ -8,37 +8,26 @@ answer said, piece by piece).
 Source: https://platform.openai.com/docs/api-reference/chat (2026-11), and recorded traffic of a dozen providers.
 """
 
-import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from billing.usage import Usage
-from gateway.dialects.openai_answer import Choices, Meter, error_in, lenient, storable, usual
+from gateway.dialects import wire
+from gateway.dialects.blocks import Order, Sent
+from gateway.dialects.openai_answer import Choices, Meter, error_in, lenient, storable, usual, written
+from gateway.dialects.wire import Answer, InvalidBody, InvalidStream, patched
 from gateway.framing import SSE, Event, FramingError
 
-MAX_DEPTH = 64
-MAX_BRACKETS = 250_000
-MAX_MESSAGES = 10_000
-MAX_CHOICES = 128
-MAX_MODEL_LENGTH = 256
-# More than any model writes; keeps the arithmetic of a hold inside a BIGINT.
-MAX_OUTPUT_TOKENS = 100_000_000
-# What is remembered of a stream: more than any model writes, so that a broken provider cannot fill our memory.
-MAX_KEPT_BYTES = 32 * 1024 * 1024
-
+PATH = "/chat/completions"
 DONE = b"data: [DONE]\n\n"
 
-_Members = dict[str, msgspec.Raw]
-_MEMBERS = msgspec.json.Decoder(_Members)
+_MEMBERS = msgspec.json.Decoder(wire.Members)
 _ANY = msgspec.json.Decoder()
 _encode = msgspec.json.Encoder().encode
-_GAP = re.compile(rb"[ \t\r\n]*")
 
-_AS_BRACKETS = bytes.maketrans(b"{}", b"[]")
-_NO_MARKS = bytes(byte for byte in range(256) if byte not in b'[]{}"')
 # Raw JSON of these goes into the prompt beside the messages.
 _PROMPT_MEMBERS = ("tools", "functions", "response_format", "prediction")
 # The template around a message, and images: both are bounded by the piece, not by their bytes.
@@ -49,20 +38,12 @@ _NOT_COUNTED_TEXT = _NOT_TEXT | {"file_data", "input_audio", "file_id", "id", "t
 # --- Requests -------------------------------------------------------------------------------------------------------
 
 
-class InvalidBody(ValueError):
-    """A request that cannot be understood; `param` names the member to mend."""
-
-    def __init__(self, message: str, param: str | None = None) -> None:
-        super().__init__(message)
-        self.param = param
-
-
 @dataclass(frozen=True, slots=True)
 class Request:
     """A checked request. `members` are the raw bytes of its top level, in order; `messages` is decoded."""
 
     body: bytes
-    members: _Members
+    members: wire.Members
     messages: list[dict[str, Any]]
     model: str
     stream: bool
@@ -79,22 +60,22 @@ class Request:
         return len(self.messages)
 
 
-def read(body: bytes) -> Request:
+def read(body: bytes, *, named: wire.Named | None = None) -> Request:
     """Decode and check a request. Raises: InvalidBody."""
-    members = _top_level(body)
-    options = _member(members, "stream_options", dict, "an object")
+    members = wire.top_level(body, measured="messages")
+    options = wire.member(members, "stream_options", dict, "an object")
     messages = _messages(members)
-    measure = _Measure(_NOT_TEXT)
+    measure = wire.Measure(_NOT_TEXT)
     measure.take(messages)
     return Request(
         body=body,
         members=members,
         messages=messages,
-        model=_model(members),
-        stream=bool(_member(members, "stream", bool, "true or false")),
-        n=_count(members, "n", MAX_CHOICES) or 1,
-        max_output=_count(members, "max_completion_tokens", MAX_OUTPUT_TOKENS)
-        or _count(members, "max_tokens", MAX_OUTPUT_TOKENS),
+        model=wire.model_name(members),
+        stream=bool(wire.member(members, "stream", bool, "true or false")),
+        n=wire.count(members, "n", wire.MAX_CHOICES) or 1,
+        max_output=wire.count(members, "max_completion_tokens", wire.MAX_OUTPUT_TOKENS)
+        or wire.count(members, "max_tokens", wire.MAX_OUTPUT_TOKENS),
         include_usage=bool(_include_usage(options)),
         input_bytes=measure.bytes() + sum(len(bytes(members[name])) for name in _PROMPT_MEMBERS if name in members),
         images=measure.images,
@@ -104,33 +85,35 @@ def read(body: bytes) -> Request:
 
 def input_text(request: Request) -> str:
     """Return the text of the prompt, for a tokenizer: no images, no files, tools as their JSON."""
-    measure = _Measure(_NOT_COUNTED_TEXT)
+    measure = wire.Measure(_NOT_COUNTED_TEXT)
     measure.take(request.messages)
     tools = [bytes(request.members[name]).decode() for name in _PROMPT_MEMBERS if name in request.members]
     return "\n".join([*measure.strings, *tools])
 
 
-def patched(
-    request: Request,
-    *,
-    model: str | None = None,
-    drop: Collection[str] = (),
-    set_members: Mapping[str, bytes] | None = None,
-) -> bytes:
-    """Return the body with another model, without the members `drop`, with `set_members` (JSON) set.
-
-    Nothing to change: the bytes as they came. Otherwise each other member keeps its bytes and its place.
-    """
-    changes = {name: msgspec.Raw(value) for name, value in (set_members or {}).items()}
-    if model is not None and model != request.model:
-        changes["model"] = msgspec.Raw(_encode(model))
-    members = request.members
-    changes = {name: value for name, value in changes.items() if name not in members or members[name] != value}
-    drop = [name for name in drop if name in members and not (set_members and name in set_members)]
-    if not changes and not drop and _is_unambiguous(request):
-        return request.body
-    kept = {name: changes.pop(name, raw) for name, raw in members.items() if name not in drop}
-    return _encode(kept | changes)
+def forward(asked: Request, order: Order) -> Sent:
+    """Return the body for a provider of this dialect: the client's bytes where nothing has to change."""
+    members, model = asked.members, order.model
+    drop = members.keys() & order.ours
+    if "metadata" in drop and members.get("store") == b"true":
+        drop = drop - {"metadata"}  # OpenAI keeps it with a stored completion
+    left_out = members.keys() & model.unsupported
+    if order.credits:
+        left_out |= members.keys() & order.repriced_by  # the price that is held and charged is the usual one
+    set_members: dict[str, bytes] = {}
+    limit = order.max_output or asked.max_output
+    if limit is not None and (order.credits or model.max_tokens_field not in members):
+        # The limit that was held is the only one that is sent, under the name this provider reads.
+        drop = drop | (members.keys() & {"max_tokens", "max_completion_tokens"})
+        set_members[model.max_tokens_field] = str(limit).encode()
+    if asked.stream and order.usage_in_stream and not asked.include_usage:
+        set_members["stream_options"] = with_usage(members.get("stream_options"))
+    for old, new in order.rename.items():
+        if old in members:
+            set_members[new] = bytes(members[old])
+            drop = drop | {old}
+    body = patched(asked, model=model.upstream, drop=drop | left_out, set_members=set_members)
+    return Sent(body=body, path=PATH, dropped=sorted(left_out))
 
 
 def with_usage(stream_options: msgspec.Raw | None) -> bytes:
@@ -139,101 +122,12 @@ def with_usage(stream_options: msgspec.Raw | None) -> bytes:
     return _encode({**(options or {}), "include_usage": True})
 
 
-def _top_level(body: bytes) -> _Members:
-    try:
-        if not body.isascii():
-            body.decode()
-        members = _MEMBERS.decode(body)
-    except UnicodeDecodeError as error:
-        raise InvalidBody("The body is not valid UTF-8.") from error
-    except msgspec.ValidationError as error:
-        raise InvalidBody("The body must be a JSON object.") from error
-    except msgspec.DecodeError as error:
-        raise InvalidBody(f"The body is not valid JSON: {error}.") from error
-    except RecursionError as error:
-        raise _too_deep() from error
-    _check_shape(members)
-    return members
-
-
-def _check_shape(members: _Members) -> None:
-    """Refuse what would trouble whoever decodes it: nesting (that of messages is seen when they are measured), and
-    objects and lists without number.
-    """
-    raws = {name: bytes(raw) for name, raw in members.items()}
-    messages = raws.pop("messages", b"")
-    if messages.count(b"{") + messages.count(b"[") > MAX_BRACKETS // 2:
-        _brackets(messages)  # many of them may stand in texts
-    rest = b",".join(raws.values())
-    if rest.count(b"{") + rest.count(b"[") < MAX_DEPTH:
-        return
-    brackets = _brackets(rest)
-    for _ in range(MAX_DEPTH - 1):
-        if not brackets:
-            return
-        brackets = brackets.replace(b"[]", b"")  # takes off the innermost level
-    if brackets:
-        raise _too_deep()
-
-
-def _brackets(raw: bytes) -> bytes:
-    """Return the brackets of JSON without those in its strings. Only passes that run in C; no objects made."""
-    text = raw.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in raw else raw
-    marks = text.translate(_AS_BRACKETS, _NO_MARKS).replace(b'""', b"")  # pairs of quotes change no other's parity
-    brackets = b"".join(marks.split(b'"')[::2])
-    if len(brackets) > MAX_BRACKETS:
-        raise InvalidBody("The body has too many objects and lists.")
-    return brackets
-
-
-def _too_deep() -> InvalidBody:
-    return InvalidBody(f"The body is nested deeper than {MAX_DEPTH} levels.")
-
-
-def _is_unambiguous(request: Request) -> bool:
-    """Tell whether every reader of the original bytes sees the members we saw: no member twice, no escaped name."""
-    body, members = request.body, request.members
-    if _encode(members) == body:
-        return True
-    position = 0
-    for index, (name, raw) in enumerate(members.items()):
-        for expected in (b"," if index else b"{", _encode(name), b":", bytes(raw)):
-            position = _GAP.match(body, position).end()  # type: ignore[union-attr]
-            if not body.startswith(expected, position):
-                return False
-            position += len(expected)
-    return body[position:].strip() == b"}"
-
-
-def _member(members: _Members, name: str, kind: type, wanted: str) -> Any:
-    """Return a decoded member, None when it is absent or null. Raises: InvalidBody when it is of another type."""
-    raw = members.get(name)
-    if raw is None:
-        return None
-    try:
-        value = _ANY.decode(raw)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise InvalidBody(f"{name} is not valid JSON.", name) from error
-    if value is not None and type(value) is not kind:
-        raise InvalidBody(f"{name} must be {wanted}.", name)
-    return value
-
-
-def _model(members: _Members) -> str:
-    model: str | None = _member(members, "model", str, "a string")
-    if not model:
-        raise InvalidBody("model is missing: name the model to call.", "model")
-    if len(model) > MAX_MODEL_LENGTH or not model.isprintable():
-        raise InvalidBody("model is not a model's name.", "model")
-    return model
-
-
-def _messages(members: _Members) -> list[dict[str, Any]]:
-    messages: list[Any] | None = _member(members, "messages", list, "a list of messages")
+def _messages(members: wire.Members) -> list[dict[str, Any]]:
+    messages: list[Any] | None = wire.member(members, "messages", list, "a list of messages")
     if not messages:
         raise InvalidBody("messages is missing: give at least one message.", "messages")
-    if len(messages) > MAX_MESSAGES:
-        raise InvalidBody(f"messages has more than {MAX_MESSAGES} messages.", "messages")
+    if len(messages) > wire.MAX_MESSAGES:
+        raise InvalidBody(f"messages has more than {wire.MAX_MESSAGES} messages.", "messages")
     for index, message in enumerate(messages):
         if type(message) is not dict:
             raise InvalidBody(f"messages[{index}] must be an object.", f"messages[{index}]")
@@ -242,14 +136,7 @@ def _messages(members: _Members) -> list[dict[str, Any]]:
     return messages
 
 
-def _count(members: _Members, name: str, most: int) -> int | None:
-    value: int | None = _member(members, name, int, "a whole number")
-    if value is not None and not 1 <= value <= most:
-        raise InvalidBody(f"{name} must be between 1 and {most}.", name)
-    return value
-
-
-def _has_tools(members: _Members) -> bool:
+def _has_tools(members: wire.Members) -> bool:
     """Tell whether there are tools, without decoding them: they can be most of a body."""
     raw = bytes(members.get("tools", b"null"))
     if raw == b"null":
@@ -266,56 +153,7 @@ def _include_usage(options: dict[str, Any] | None) -> bool | None:
     return asked
 
 
-class _Measure:
-    """Gathers the strings of messages and counts their images."""
-
-    __slots__ = ("images", "skip", "strings")
-
-    def __init__(self, skip: Collection[str]) -> None:
-        self.skip = skip
-        self.strings: list[str] = []
-        self.images = 0
-
-    def take(self, value: Any, depth: int = 1) -> None:
-        """Gather from a value at a depth. Raises: InvalidBody when it goes too deep."""
-        if type(value) is str:
-            self.strings.append(value)
-        elif type(value) is list:
-            self._check(depth)
-            for item in value:
-                self.take(item, depth + 1)
-        elif type(value) is dict:
-            self._check(depth)
-            self.images += "image_url" in value
-            for name, item in value.items():
-                if name not in self.skip:
-                    self.take(item, depth + 1)
-                elif type(item) is not str:
-                    _Measure(()).take(item, depth + 1)  # only how deep it goes
-
-    def _check(self, depth: int) -> None:
-        if depth >= MAX_DEPTH:
-            raise _too_deep()
-
-    def bytes(self) -> int:
-        return sum(len(text) if text.isascii() else len(text.encode()) for text in self.strings)
-
-
 # --- Answers --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What an answer said. `error` is the message of an error that came with a status of success."""
-
-    usage: Usage | None = None
-    model: str | None = None
-    finish_reason: str | None = None
-    output_text: str = ""
-    error: str | None = None
-
-
-NOTHING = Answer()
 
 
 def read_json(body: bytes) -> Answer:
@@ -334,10 +172,6 @@ def read_json(body: bytes) -> Answer:
     if failed is None and not isinstance(value.get("choices"), list):
         failed = "The provider's answer has no choices."
     return Answer(meter.usage, storable(value.get("model")), choices.finish_reason, choices.text(), failed)
-
-
-class InvalidStream(ValueError):
-    """A stream that is no server-sent events."""
 
 
 class StreamReader:
@@ -360,15 +194,27 @@ class StreamReader:
         self._kept = 0
 
     def feed(self, block: bytes) -> bytes:
-        """Take a block, return what to forward. Raises: InvalidStream."""
+        """Take a block, return what to forward. Nearly all of a stream are events that only write text: those take a
+        short way. Raises: InvalidStream.
+        """
         self._kept += len(block)
+        data = self._sse.sole(block)
+        if data is not None:
+            return block if self._writes(data) else self._take(Event(block, data))
         try:
             events = self._sse.feed(block)
         except FramingError as error:
             raise InvalidStream(str(error)) from error
-        if len(events) == 1:
-            return self._take(events[0])
-        return b"".join([self._take(event) for event in events])
+        return b"".join([event.raw if self._writes(event.data) else self._take(event) for event in events])
+
+    def _writes(self, data: bytes) -> bool:
+        if not self.started or self.saw_done or self._kept > wire.MAX_KEPT_BYTES:
+            return False
+        choices = written(data, usage_may_show=self._include_usage)
+        if not choices:
+            return False
+        self._choices.write(choices)
+        return True
 
     def end(self) -> bytes:
         """Return what is still to forward when the provider has ended: `[DONE]` too, if only that was missing.
@@ -446,7 +292,7 @@ class StreamReader:
         if choices:
             if not self.started:
                 self._begin(chunk)
-            if self._kept <= MAX_KEPT_BYTES:
+            if self._kept <= wire.MAX_KEPT_BYTES:
                 self._choices.take(choices)
             else:
                 self._choices.take_reasons(choices)

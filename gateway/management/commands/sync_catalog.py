@@ -5,7 +5,9 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from billing import prices
-from gateway.providers import Catalog, CatalogError, catalog
+from gateway import added_models
+from gateway.providers import catalog
+from gateway.tables import CatalogError
 
 
 class Command(BaseCommand):
@@ -19,7 +21,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
-            read = catalog()
+            read = catalog.listed()
         except CatalogError as error:
             raise CommandError(str(error)) from None
         count = sum(1 for _ in read.models())
@@ -27,16 +29,5 @@ class Command(BaseCommand):
         if options["check"]:
             self.stdout.write(f"The catalogue is in order: {summary}.")
             return
-        published = prices.publish(rows(read))
+        published = prices.publish(added_models.price_list(added_models.everything().models()))
         self.stdout.write(f"Catalogue: {summary}; {published} prices are new or changed.")
-
-
-def rows(read: Catalog) -> list[prices.Price]:
-    """Return every price of the catalogue, those of long inputs under a name of their own."""
-    found = []
-    for model in read.models():
-        if model.rates is not None:
-            found.append(prices.Price(model.provider, model.id, model.rates))
-        if model.long_rates is not None:
-            found.append(prices.Price(model.provider, model.long_price_id, model.long_rates))
-    return found
