@@ -117,7 +117,7 @@ async def current() -> PriceList:
     """
     if _cache.prices is None:
         try:
-            await _first.get(None, _refresh)
+            await _first.get(None, refresh)
         except psycopg.Error as error:
             raise PricesUnavailable(headers={"Retry-After": "1"}) from error
     elif time.monotonic() >= _cache.ask_again_at:
@@ -127,7 +127,8 @@ async def current() -> PriceList:
     return _cache.prices
 
 
-async def _refresh() -> None:
+async def refresh() -> None:
+    """Read the newest rates now. Raises: psycopg.Error."""
     async with pool.connection() as lent:
         cursor = await lent.execute(_NEWEST)
         _cache.prices = _by_model(await cursor.fetchall())
@@ -137,7 +138,7 @@ async def _refresh() -> None:
 async def _refresh_quietly() -> None:
     """Refresh beside the calls: none of them waits for a database that does not answer."""
     try:
-        await _refresh()
+        await refresh()
     except psycopg.Error as error:
         logger.warning("rates not refreshed: %s", type(error).__name__)
 

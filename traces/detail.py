@@ -2,7 +2,8 @@
 
 Turns a stored log into plain values for the templates; holds no SQL. What customers wrote stays text. Long content is
 cut here, with a notice: a page stays light, and the whole is a download away. Neighbours: `reading.py`, `export.py`
-(the conversation), `snippets.py`, `views.py`, `templates/traces/_log.html`.
+(the turns), `conversation.py` (every dialect as chat messages), `snippets.py`, `views.py`,
+`templates/traces/_log.html`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from billing import prices, usage
-from traces import export, snippets
+from traces import conversation, export, snippets
 from traces.export import Part, Turn
 from traces.reading import Body, Log
 
@@ -68,7 +69,7 @@ def detail(log: Log, body: Body | None, *, base_url: str) -> Detail:
     """Prepare a log for its page."""
     request = export.parsed(body.request) if body else None
     response = export.parsed(body.response) if body else None
-    turns, left_out = _within(export.paired(export.conversation(request, response)))
+    turns, left_out = _within(export.paired(export.turns(request, response, operation=log.name)))
     code = _snippets(log, request, base_url)
     return Detail(
         public_id=export.public_id(log),
@@ -114,11 +115,13 @@ def _raw(body: bytes | None, *, is_truncated: bool) -> Raw | None:
 
 
 def _snippets(log: Log, request: Mapping[str, Any] | None, base_url: str) -> list[snippets.Snippet]:
-    """Return code for a chat call whose whole request is known."""
-    if request is None or not isinstance(request.get("messages"), list) or log.log_type != "chat":
+    """Return code for a chat call, in whatever dialect, whose whole request is known."""
+    if request is None or log.log_type != "chat" or not conversation.asked(request, log.name):
         return []
     try:
-        return snippets.snippets(request, base_url=base_url)
+        return snippets.snippets(
+            request, base_url=base_url, operation=log.name, model=log.request_model, is_stream=log.stream
+        )
     except RecursionError:
         return []
 

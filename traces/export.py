@@ -13,9 +13,12 @@ from typing import Any, Final
 import msgspec
 
 from respan import ids
+from traces import conversation
 from traces.reading import Body, Log
 
 _STATUS = {"ok": "success"}
+# A longer data URL is named, not shown.
+_MAX_ADDRESS: Final = 200
 _ENVIRONMENT = {"production": "prod"}
 # Members of a request that Respan repeats on the log.
 _PARAMETERS = (
@@ -146,8 +149,8 @@ def _iso(moment: datetime) -> str:
 def _content(log: Log, body: Body | None) -> dict[str, Any]:
     request = parsed(body.request) if body else None
     response = parsed(body.response) if body else None
-    messages = prompt_messages(request)
-    answers = completion_messages(response)
+    messages = conversation.asked(request, log.name)
+    answers = conversation.answered(response)
     tool_calls = [call for answer in answers for call in _list(answer.get("tool_calls"))]
     return {
         "input": _json(messages) if messages else log.input_preview,
@@ -172,17 +175,6 @@ def parsed(body: bytes | None) -> dict[str, Any] | None:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
-
-
-def prompt_messages(request: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """Return the messages of a chat request."""
-    return [each for each in _list((request or {}).get("messages")) if isinstance(each, dict)]
-
-
-def completion_messages(response: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """Return the message of each choice of a chat answer."""
-    choices = [each for each in _list((response or {}).get("choices")) if isinstance(each, dict)]
-    return [each["message"] for each in choices if isinstance(each.get("message"), dict)]
 
 
 def _list(value: Any) -> list[Any]:
@@ -223,10 +215,10 @@ class Turn:
     call_id: str = ""
 
 
-def conversation(request: Mapping[str, Any] | None, response: Mapping[str, Any] | None) -> list[Turn]:
-    """Return the turns of a chat call, the answers last."""
-    asked = [_turn(message) for message in prompt_messages(request)]
-    return asked + [_turn(message, is_answer=True) for message in completion_messages(response)]
+def turns(request: Mapping[str, Any] | None, response: Mapping[str, Any] | None, *, operation: str = "") -> list[Turn]:
+    """Return the turns of a call in any dialect, the answers last; `operation` is what its log calls it."""
+    asked = [_turn(message) for message in conversation.asked(request, operation)]
+    return asked + [_turn(message, is_answer=True) for message in conversation.answered(response)]
 
 
 def _turn(message: Mapping[str, Any], *, is_answer: bool = False) -> Turn:
@@ -290,13 +282,16 @@ def _part(part: Any) -> Part:
         case "file":
             file = part.get("file")
             data = file.get("file_data") if isinstance(file, dict) else None
-            return _media("file", data if isinstance(data, dict) else file, _str(_get(file, "filename")))
+            return _media("file", data if isinstance(data, dict | str) else file, _str(_get(file, "filename")))
     return Part("other", pretty(part))
 
 
 def _media(kind: str, value: Any, title: str = "") -> Part:
     """Say what an image, a sound or a file was: its address, or what is kept instead of its content."""
     if isinstance(value, str):
+        if value.startswith("data:") and len(value) > _MAX_ADDRESS:
+            head = value[:_MAX_ADDRESS].partition(",")[0]
+            return Part(kind, f"{head}, {len(value):,} characters", title)
         link = value if value.lower().startswith(("https://", "http://")) else ""
         return Part(kind, value, title, link=link)
     size, digest = _get(value, "bytes"), _get(value, "sha256")

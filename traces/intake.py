@@ -32,6 +32,8 @@ _DATA_URL = re.compile(
     rb';base64,(?P<data>[A-Za-z0-9+/=_-]*(?:\\/[A-Za-z0-9+/=_-]*)*)(?P<end>"(?!\s*:)|)',
     re.ASCII,
 )
+# Content of Anthropic's sources, Gemini's inline data, sound and generated images: base64 without a data URL.
+_BARE = re.compile(rb'(?P<head>"(?:data|file_data|b64_json|result)"\s*:\s*)"(?P<data>[A-Za-z0-9+/_\\-]{512,}={0,2})"')
 _STANDARD_ALPHABET = bytes.maketrans(b"-_", b"+/")
 
 
@@ -135,12 +137,24 @@ def redact(body: bytes) -> tuple[bytes, bool]:
     """
     if b"data:" in body:
         body = _DATA_URL.sub(_digest, body)
+    if b'data"' in body or b'b64_json"' in body or b'result"' in body:
+        body = _BARE.sub(_bare_digest, body)
     limit = settings.RESPAN_MAX_STORED_BODY_BYTES
     if len(body) <= limit:
         return body, False
     while limit and body[limit] & 0xC0 == 0x80:
         limit -= 1
     return body[:limit], True
+
+
+def _bare_digest(found: "re.Match[bytes]") -> bytes:
+    data = found["data"].replace(b"\\/", b"/").translate(_STANDARD_ALPHABET).rstrip(b"=")
+    try:
+        content = base64.b64decode(data + b"=" * (-len(data) % 4), validate=True)
+    except binascii.Error:
+        return found[0]
+    digest = hashlib.sha256(content).hexdigest()
+    return found["head"] + msgspec.json.encode({"sha256": digest, "bytes": len(content), "type": ""})
 
 
 def _digest(found: "re.Match[bytes]") -> bytes:

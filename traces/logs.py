@@ -1,12 +1,14 @@
 """What a list of logs shows of a call: the beginning of the last question and of the answer.
 
-Pure. Reads stored bodies of the OpenAI chat dialect; whatever else a body is, it shows its first characters and never
-raises. Neighbours: `traces.store`, which keeps the previews beside each span.
+Pure. Reads stored bodies of every dialect (`conversation.py`); whatever else a body is, it shows its first characters
+and never raises. Neighbours: `traces.store`, which keeps the previews beside each span.
 """
 
 from typing import Any
 
 import msgspec
+
+from traces import conversation
 
 PREVIEW_CHARS = 200
 # Enough to fill a preview even when it is full of spaces.
@@ -17,10 +19,13 @@ def input_preview(body: bytes | None) -> str | None:
     """Return the beginning of the last user message of a request."""
     if body is None:
         return None
-    messages = _get(_parsed(body), "messages")
-    if not isinstance(messages, list) or not messages:
-        return _beginning_of(body)
-    last = next((message for message in reversed(messages) if _get(message, "role") == "user"), messages[-1])
+    parsed = _parsed(body)
+    messages = conversation.asked(parsed) if isinstance(parsed, dict) else []
+    if not messages:
+        # What is embedded, spoken or drawn, and a Responses call of one text.
+        told = next((parsed[name] for name in ("input", "prompt") if isinstance(_get(parsed, name), str)), None)
+        return _shown(told) if told else _beginning_of(body)
+    last = next((message for message in reversed(messages) if message.get("role") == "user"), messages[-1])
     return _shown(_content(last))
 
 
@@ -29,9 +34,9 @@ def output_preview(body: bytes | None) -> str | None:
     if body is None:
         return None
     answer = _parsed(body)
-    choices = _get(answer, "choices")
-    if isinstance(choices, list) and choices:
-        return _shown(_message(_get(choices[0], "message")))
+    messages = conversation.answered(answer) if isinstance(answer, dict) else []
+    if messages:
+        return _shown(_message(messages[0]))
     error = _get(answer, "error")
     if error is not None:
         message = _get(error, "message")

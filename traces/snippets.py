@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import quote
 
 KEY_VARIABLE: Final = "RESPAN_API_KEY"
 # A longer request is a file beside the command, not a wall of text.
@@ -37,32 +38,137 @@ class Snippet:
     code: str
 
 
-def snippets(request: Mapping[str, Any], *, base_url: str) -> list[Snippet]:
-    """Return the snippets of a chat request; of a very long one, how to send it from a file."""
-    if len(json.dumps(request)) > MAX_INLINE_CHARS:
+@dataclass(frozen=True, slots=True)
+class _Sdk:
+    """How an SDK makes a call: its client, the method, what it takes by name, and how its answer is shown."""
+
+    path: str  # behind the base URL
+    parameters: frozenset[str]
+    package: str  # of npm; Python's is `module`
+    module: str
+    client: str
+    base: str  # of the client, behind the base URL
+    method: str
+    types: str  # of a request in TypeScript, less `Streaming` or `NonStreaming`
+    python_answer: str
+    python_stream: str
+    typescript_answer: str
+    typescript_stream: str
+
+
+_CHAT: Final = _Sdk(
+    path="chat/completions",
+    parameters=_SDK_PARAMETERS,
+    package="openai",
+    module="openai",
+    client="OpenAI",
+    base="",
+    method="chat.completions.create",
+    types="OpenAI.Chat.ChatCompletionCreateParams",
+    python_answer="print(answer.choices[0].message.content)",
+    python_stream=(
+        'for chunk in answer:\n    if chunk.choices:\n        print(chunk.choices[0].delta.content or "", end="")'
+    ),
+    typescript_answer="console.log(answer.choices[0].message.content);",
+    typescript_stream=(
+        'for await (const chunk of answer) {\n  process.stdout.write(chunk.choices[0]?.delta?.content ?? "");\n}'
+    ),
+)
+_RESPONSES: Final = _Sdk(
+    path="responses",
+    parameters=frozenset(
+        (
+            *("background", "include", "input", "instructions", "max_output_tokens", "metadata", "model"),
+            *("parallel_tool_calls", "previous_response_id", "reasoning", "service_tier", "store", "stream"),
+            *("temperature", "text", "tool_choice", "tools", "top_p", "truncation", "user"),
+        )
+    ),
+    package="openai",
+    module="openai",
+    client="OpenAI",
+    base="",
+    method="responses.create",
+    types="OpenAI.Responses.ResponseCreateParams",
+    python_answer="print(answer.output_text)",
+    python_stream=(
+        'for event in answer:\n    if event.type == "response.output_text.delta":\n        print(event.delta, end="")'
+    ),
+    typescript_answer="console.log(answer.output_text);",
+    typescript_stream=(
+        "for await (const event of answer) {\n"
+        '  if (event.type === "response.output_text.delta") process.stdout.write(event.delta);\n}'
+    ),
+)
+_MESSAGES: Final = _Sdk(
+    path="anthropic/v1/messages",
+    parameters=frozenset(
+        (
+            *("max_tokens", "messages", "metadata", "model", "stop_sequences", "stream", "system", "thinking"),
+            *("tool_choice", "tools"),
+        )
+    ),
+    package="@anthropic-ai/sdk",
+    module="anthropic",
+    client="Anthropic",
+    base="anthropic",
+    method="messages.create",
+    types="Anthropic.MessageCreateParams",
+    python_answer="print(answer.content)",
+    python_stream="for event in answer:\n    print(event)",
+    typescript_answer="console.log(answer.content);",
+    typescript_stream="for await (const event of answer) {\n  console.log(event);\n}",
+)
+_SDKS: Final = {"messages": _MESSAGES, "responses": _RESPONSES}
+GENERATE_CONTENT: Final = "generateContent"
+
+
+def snippets(
+    request: Mapping[str, Any], *, base_url: str, operation: str = "", model: str = "", is_stream: bool = False
+) -> list[Snippet]:
+    """Return the snippets of a request; of a very long one, how to send it from a file.
+
+    `operation` is what the logs call it; without one it is a chat. Where the address of a call names its `model` and
+    whether it is a stream (Gemini's), the request does not.
+    """
+    if operation == GENERATE_CONTENT:
+        return _of_contents(request, base_url, model, is_stream=is_stream)
+    sdk = _SDKS.get(operation, _CHAT)
+    is_stream, url = request.get("stream") is True, f"{base_url}{sdk.path}"
+    if _is_long(request):
         return [
-            Snippet("curl", "curl", _curl(f"@{REQUEST_FILE}", base_url, is_stream=_is_stream(request))),
-            Snippet("python", "Python", _python_of_file(base_url)),
+            Snippet("curl", "curl", _curl(f"@{REQUEST_FILE}", url, is_stream=is_stream)),
+            Snippet("python", "Python", _python_of_file(url)),
         ]
     return [
-        Snippet("curl", "curl", _curl(_json(request), base_url, is_stream=_is_stream(request))),
-        Snippet("python", "Python", _python(request, base_url)),
-        Snippet("typescript", "TypeScript", _typescript(request, base_url)),
+        Snippet("curl", "curl", _curl(_json(request), url, is_stream=is_stream)),
+        Snippet("python", "Python", _python(sdk, request, base_url, is_stream=is_stream)),
+        Snippet("typescript", "TypeScript", _typescript(sdk, request, base_url, is_stream=is_stream)),
     ]
 
 
-def _is_stream(request: Mapping[str, Any]) -> bool:
-    return request.get("stream") is True
+def _of_contents(request: Mapping[str, Any], base_url: str, model: str, *, is_stream: bool) -> list[Snippet]:
+    """Return snippets without an SDK: Google's have another shape than what they send."""
+    method = "streamGenerateContent?alt=sse" if is_stream else GENERATE_CONTENT
+    url = f"{base_url}google/gemini/v1beta/models/{quote(model)}:{method}"
+    data = f"@{REQUEST_FILE}" if _is_long(request) else _json(request)
+    return [
+        Snippet("curl", "curl", _curl(data, url, is_stream=is_stream)),
+        Snippet("python", "Python", _python_of_file(url)),
+    ]
+
+
+def _is_long(request: Mapping[str, Any]) -> bool:
+    return len(json.dumps(request)) > MAX_INLINE_CHARS
 
 
 # --- curl -------------------------------------------------------------------------------------------------------------
 
 
-def _curl(data: str, base_url: str, *, is_stream: bool) -> str:
+def _curl(data: str, url: str, *, is_stream: bool) -> str:
     # A single quote ends a quoted word of the shell, so it is written outside the quotes.
     quoted = "'" + data.replace("'", "'\\''") + "'"
     return (
-        f"curl{' -N' if is_stream else ''} {shlex.quote(f'{base_url}chat/completions')} \\\n"
+        f"curl{' -N' if is_stream else ''} {shlex.quote(url)} \\\n"
         f'  -H "Authorization: Bearer ${KEY_VARIABLE}" \\\n'
         '  -H "Content-Type: application/json" \\\n'
         f"  --data-binary {quoted}"
@@ -71,37 +177,27 @@ def _curl(data: str, base_url: str, *, is_stream: bool) -> str:
 
 # --- Python -----------------------------------------------------------------------------------------------------------
 
-_PYTHON_HEAD: Final = "import os\n\nfrom openai import OpenAI\n\n"
 
-
-def _python(request: Mapping[str, Any], base_url: str) -> str:
-    known, other = _split(request)
+def _python(sdk: _Sdk, request: Mapping[str, Any], base_url: str, *, is_stream: bool) -> str:
+    known, other = _split(sdk, request)
     arguments = [(name, _python_value(value, 1)) for name, value in known.items()]
     if other:
         arguments.append(("extra_body", _python_value(other, 1)))
+    base = _quoted(f"{base_url}{sdk.base}", _python_char)
     return (
-        f"{_PYTHON_HEAD}{_python_client(base_url)}"
-        f"answer = client.chat.completions.create(\n"
+        f"import os\n\nfrom {sdk.module} import {sdk.client}\n\n"
+        f'client = {sdk.client}(base_url={base}, api_key=os.environ["{KEY_VARIABLE}"])\n'
+        f"answer = client.{sdk.method}(\n"
         f"{''.join(f'{_INDENT}{name}={value},{chr(10)}' for name, value in arguments)})\n"
-        f"{_PYTHON_STREAM if _is_stream(request) else _PYTHON_ANSWER}"
+        f"{sdk.python_stream if is_stream else sdk.python_answer}"
     )
 
 
-def _python_client(base_url: str) -> str:
-    return f'client = OpenAI(base_url={_quoted(base_url, _python_char)}, api_key=os.environ["{KEY_VARIABLE}"])\n'
-
-
-_PYTHON_ANSWER: Final = "print(answer.choices[0].message.content)"
-_PYTHON_STREAM: Final = (
-    'for chunk in answer:\n    if chunk.choices:\n        print(chunk.choices[0].delta.content or "", end="")'
-)
-
-
-def _python_of_file(base_url: str) -> str:
+def _python_of_file(url: str) -> str:
     return (
         "import json\nimport os\n\nimport httpx\n\n"
         f'with open("{REQUEST_FILE}") as file:\n    request = json.load(file)\n'
-        f"answer = httpx.post(\n    {_quoted(f'{base_url}chat/completions', _python_char)},\n    json=request,\n"
+        f"answer = httpx.post(\n    {_quoted(url, _python_char)},\n    json=request,\n"
         f'    headers={{"Authorization": f"Bearer {{os.environ[\'{KEY_VARIABLE}\']}}"}},\n    timeout=600,\n)\n'
         "print(answer.text)"
     )
@@ -120,32 +216,27 @@ def _python_char(char: str) -> str:
 # --- TypeScript -------------------------------------------------------------------------------------------------------
 
 
-def _typescript(request: Mapping[str, Any], base_url: str) -> str:
-    _, other = _split(request)
-    kind = "Streaming" if _is_stream(request) else "NonStreaming"
+def _typescript(sdk: _Sdk, request: Mapping[str, Any], base_url: str, *, is_stream: bool) -> str:
+    _, other = _split(sdk, request)
+    kind = "Streaming" if is_stream else "NonStreaming"
     # The SDK's types do not know Respan's own parameters.
-    cast = f" as unknown as OpenAI.Chat.ChatCompletionCreateParams{kind}" if other else ""
+    cast = f" as unknown as {sdk.types}{kind}" if other else ""
     return (
-        'import OpenAI from "openai";\n\n'
-        f"const client = new OpenAI({{ baseURL: {_quoted(base_url, _json_char)}, "
+        f'import {sdk.client} from "{sdk.package}";\n\n'
+        f"const client = new {sdk.client}({{ baseURL: {_quoted(f'{base_url}{sdk.base}', _json_char)}, "
         f"apiKey: process.env.{KEY_VARIABLE} }});\n"
-        f"const answer = await client.chat.completions.create({_json_value(dict(request), 0)}{cast});\n"
-        f"{_TYPESCRIPT_STREAM if _is_stream(request) else 'console.log(answer.choices[0].message.content);'}"
+        f"const answer = await client.{sdk.method}({_json_value(dict(request), 0)}{cast});\n"
+        f"{sdk.typescript_stream if is_stream else sdk.typescript_answer}"
     )
-
-
-_TYPESCRIPT_STREAM: Final = (
-    'for await (const chunk of answer) {\n  process.stdout.write(chunk.choices[0]?.delta?.content ?? "");\n}'
-)
 
 
 # --- Values -----------------------------------------------------------------------------------------------------------
 
 
-def _split(request: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Part what the SDKs take by name from what they do not know."""
-    known = {name: value for name, value in request.items() if name in _SDK_PARAMETERS}
-    return known, {name: value for name, value in request.items() if name not in _SDK_PARAMETERS}
+def _split(sdk: _Sdk, request: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Part what an SDK takes by name from what it does not know."""
+    known = {name: value for name, value in request.items() if name in sdk.parameters}
+    return known, {name: value for name, value in request.items() if name not in sdk.parameters}
 
 
 def _json(value: Any) -> str:
