@@ -48,7 +48,7 @@ def envelope(error: Error) -> dict[str, Any]:
 
 
 class AsyncAPIView(APIView):
-    """An API view for the hot path: one shared, stateless instance, `async def get` and `async def post`.
+    """An API view for the hot path: one shared, stateless instance, `async def get`, `post` and `delete`.
 
     It skips DRF's request, negotiation and `initial`: methods get Django's request with `caller` set and return a
     Django response. A subclass says in `refuse` how its dialect words an error; any other exception propagates.
@@ -60,7 +60,9 @@ class AsyncAPIView(APIView):
     def as_view(cls, **initkwargs: Any) -> Callable[..., Awaitable[HttpResponseBase]]:  # type: ignore[override]
         """Return the coroutine function that answers; its authenticator is built here, once."""
         shared = cls(**initkwargs)
-        methods = {name: getattr(shared, name.lower()) for name in ("GET", "POST") if hasattr(shared, name.lower())}
+        methods = {
+            name: getattr(shared, name.lower()) for name in ("GET", "POST", "DELETE") if hasattr(shared, name.lower())
+        }
         if "GET" in methods:
             methods["HEAD"] = methods["GET"]
         allow = ", ".join([*methods, "OPTIONS"])

@@ -1,4 +1,4 @@
-"""The ASGI application: the gateway's paths through a lean handler, everything else through stock Django.
+"""The ASGI application: the gateway's paths through a lean handler, the Docs MCP, everything else through stock Django.
 
 The lean handler resolves the URL with Django's resolver and awaits the DRF view itself: a tenth of the CPU of Django's
 own handler, which starts two threads a request and hops one for each refusal. It owns what Django's handler did for it:
@@ -14,7 +14,7 @@ import gc
 import io
 import os
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from django.conf import settings
@@ -32,6 +32,9 @@ from accounts import keys  # noqa: E402
 from respan import outbound, pool  # noqa: E402
 from respan.errors import Error  # noqa: E402
 from traces import intake  # noqa: E402
+
+if TYPE_CHECKING:
+    from respan.mcp import Door
 
 log = structlog.get_logger(__name__)
 
@@ -72,12 +75,12 @@ class BodyTimeout(Error):
     message = "The request body did not arrive in time."
 
 
-async def read_body(scope: Message, receive: Receive) -> bytes | None:
-    """Return the whole body, or None when the client left.
+async def read_body(scope: Message, receive: Receive, *, limit: int | None = None) -> bytes | None:
+    """Return the whole body, or None when the client left. The limit in bytes is the gateway's unless another is given.
 
     Raises: BodyTooLarge as soon as the announced or received size passes the limit; BodyTimeout.
     """
-    limit = settings.RESPAN_MAX_BODY_BYTES
+    limit = settings.RESPAN_MAX_BODY_BYTES if limit is None else limit
     for name, value in scope["headers"]:
         if name == b"content-length" and (not value.isdigit() or int(value) > limit):
             raise BodyTooLarge
@@ -129,6 +132,7 @@ class Lean:
         self.gateway = URLResolver(RegexPattern(r"^/"), "gateway.urls")
         # Every spelling of the few paths without arguments, once it was asked for.
         self.matches: dict[str, ResolverMatch] = {}
+        self.docs_mcp: Door | None = None
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -137,7 +141,8 @@ class Lean:
             return None
         match = self.match(scope["path"])
         if match is None:
-            return await self.django(scope, receive, send)
+            other = self.django if scope["path"] not in _DOCS_MCP else self.docs_door()
+            return await other(scope, receive, send)
         await Exchange(self, scope, match, receive, send).run()
         return None
 
@@ -164,6 +169,14 @@ class Lean:
                 return _NOTHING_HERE
         return None
 
+    def docs_door(self) -> "Door":
+        """Return the Docs MCP, made when it is asked for first."""
+        if self.docs_mcp is None:
+            from respan.mcp import Door
+
+            self.docs_mcp = Door()
+        return self.docs_mcp
+
     def finish(self, work: Coroutine[Any, Any, None]) -> "asyncio.Future[None]":
         """Run to its end whatever happens to the caller; awaited again at shutdown."""
         task = asyncio.get_running_loop().create_task(work)
@@ -177,6 +190,7 @@ class Lean:
         try:
             _warm_up()
             await pool.warm_up()
+            await _follow_added_models()
         except Exception as error:
             log.exception("start failed")
             await send({"type": "lifespan.startup.failed", "message": str(error)})
@@ -185,6 +199,9 @@ class Lean:
         await receive()
         while self.pending:
             await asyncio.wait(self.pending, timeout=30)
+        await _follow_added_models(stop=True)
+        if self.docs_mcp is not None:
+            await self.docs_mcp.close()
         await keys.flush_last_used()
         await outbound.close()
         await pool.close()
@@ -216,7 +233,7 @@ class Exchange:
         try:
             body = await read_body(self.scope, self.receive)
         except Error as error:
-            return await self.answer(_refusal(error, close=True))
+            return await self.answer(_refusal(error, self.scope["path"], close=True))
         if body is None:
             return None
         watcher = asyncio.get_running_loop().create_task(self.watch())
@@ -251,10 +268,10 @@ class Exchange:
             response: HttpResponseBase = await self.match.func(request, *self.match.args, **self.match.kwargs)
             return response
         except UnicodeDecodeError:
-            return _refusal(BadRequest())
+            return _refusal(BadRequest(), self.scope["path"])
         except Exception:
             log.exception("gateway view failed", path=self.scope["path"])
-            return _refusal(Error())
+            return _refusal(Error(), self.scope["path"])
 
     async def answer(self, response: HttpResponseBase) -> None:
         headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in response.items()]
@@ -298,17 +315,18 @@ class Exchange:
         self.task.cancel()
 
 
-async def _nothing_here(_request: ASGIRequest) -> HttpResponseBase:
-    return _refusal(NotFound())
+async def _nothing_here(request: ASGIRequest) -> HttpResponseBase:
+    return _refusal(NotFound(), request.path)
 
 
 _NOTHING_HERE = ResolverMatch(_nothing_here, (), {})
+_DOCS_MCP = ("/mcp/docs", "/mcp/docs/")
 
 
-def _refusal(error: Error, *, close: bool = False) -> HttpResponseBase:
-    from gateway.api import refusal
+def _refusal(error: Error, path: str, *, close: bool = False) -> HttpResponseBase:
+    from gateway.api import refusal, spoken_at
 
-    response = refusal(error)
+    response = refusal(error, spoken_at(path))
     if close:
         response["Connection"] = "close"
     return response
@@ -328,6 +346,13 @@ def _warm_up() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)
+
+
+async def _follow_added_models(*, stop: bool = False) -> None:
+    """Let the catalogue have what the operator adds to it, from now on or no longer."""
+    from gateway.added_models import follower
+
+    await (follower.stop() if stop else follower.start())
 
 
 application = Lean(django_application)

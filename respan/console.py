@@ -25,6 +25,7 @@ from accounts import console
 from accounts.models import Organization
 from billing.models import Entry, Hold, HoldOwner, ModelRates, PendingAdjustment, Sweep, Wallet
 from billing.usage import usd
+from gateway import credentials
 from gateway.providers import Model, catalog
 from traces import watch
 from traces.models import DeadLetter
@@ -102,6 +103,7 @@ _GROUPS: Final = (
         (
             ("Platform credentials", "vpn_key", "admin:gateway_credential_changelist"),
             ("Organization credentials", "passkey", "admin:gateway_organizationcredential_changelist"),
+            ("Added models", "deployed_code", "admin:gateway_addedmodel_changelist"),
         ),
     ),
     (
@@ -319,13 +321,16 @@ def _messages() -> Fact:
 
 
 def unpriced_models() -> list[Model]:
-    """Return the catalogue's models that have no rates in force, without those that are free."""
+    """Return the chat models that could be sold if they had rates in force: of the providers we hold a key for."""
     priced = set(ModelRates.objects.values_list("provider", "model").distinct())
+    offered = {stored.provider for stored in credentials.offered()}
     return [
         model
-        for provider in catalog().providers.values()
-        for model in provider.models.values()
-        if not model.free and (model.rates is None or (model.provider, model.id) not in priced)
+        for model in catalog().models()
+        if model.provider in offered
+        and model.kind == "chat"
+        and not model.free
+        and (model.rates is None or (model.provider, model.id) not in priced)
     ]
 
 

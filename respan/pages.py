@@ -46,6 +46,7 @@ RAIL: Final = (
         Entry("members", "Members", "users", "u"),
         Entry("audit-log", "Audit log", "history", roles=("owner", "admin")),
         Entry("settings", "Settings", "settings", "s"),
+        Entry("docs", "Docs", "book-open", "o"),
         Entry("admin:index", "Admin console", "wrench", staff=True),
     ),
 )

@@ -1,9 +1,10 @@
-"""What Cmd-K finds beside the pages of the rail: API keys, models, recent logs, provider keys, for admins members.
+"""What Cmd-K finds beside the pages of the rail: API keys, models, logs, provider keys, docs, for admins members.
 
 Part of the roof: asks each app for a handful and composes; four queries at most, all of the reader's organization.
 Never searches the content of calls. Neighbours: `assets/palette.js` (asks), `traces.reading.recent`.
 """
 
+import re
 from typing import Final
 from urllib.parse import urlencode
 
@@ -16,10 +17,12 @@ from accounts.models import ApiKey, Membership, Organization, Role
 from accounts.tenancy import has_role, require_role
 from gateway.models import Credential
 from gateway.providers import Model, catalog
-from respan import ids
+from respan import docs, ids
 from traces import reading
 
 _EACH: Final = 6
+_OF_DOCS: Final = 4
+_AN_ID: Final = re.compile(r"rsp_|[a-z]{2,5}_[0-9A-Za-z]{8,}$")
 _MOST_CHARS: Final = 100
 # Shorter than this, a text means too many logs to be worth the query.
 _LEAST_OF_A_LOG: Final = 2
@@ -46,7 +49,7 @@ def _found(membership: Membership, text: str) -> list[Result]:
     results = [*_keys(organization, text), *_models(text), *_provider_keys(membership, text)]
     if has_role(membership, Role.ADMIN):
         results += _members(organization, text)
-    return [*results, *_logs(organization, text)]
+    return [*results, *_docs(text), *_logs(organization, text)]
 
 
 def _keys(organization: Organization, text: str) -> list[Result]:
@@ -120,6 +123,16 @@ def _members(organization: Organization, text: str) -> list[Result]:
             "url": reverse("members"),
         }
         for member in found.order_by("user__email")[:_EACH]
+    ]
+
+
+def _docs(text: str) -> list[Result]:
+    """By words; ids and keys are no words, their pieces would find anything."""
+    if _AN_ID.match(text):
+        return []
+    return [
+        {"label": hit.title, "detail": hit.section if hit.section != hit.title else "", "group": "Docs", "url": hit.url}
+        for hit in docs.index().search(text, _OF_DOCS)
     ]
 
 

@@ -64,6 +64,7 @@ INSTALLED_APPS = [
     "django.contrib.staticfiles",
     "csp",
     "rest_framework",
+    "drf_spectacular",  # its command and its checks; nothing of it is served
     "allauth",
     "allauth.account",
     "allauth.mfa",
@@ -343,6 +344,10 @@ RESPAN_SIGNUP_GRANT_USD = env.str("RESPAN_SIGNUP_GRANT_USD", default="0")
 RESPAN_RETENTION_DAYS = env.int("RESPAN_RETENTION_DAYS", default=30)
 RESPAN_MAX_STORED_BODY_BYTES = 256 * 1024
 
+# --- Docs -----------------------------------------------------------------------------------------------------------
+# Requests a minute that one address may make to the Docs MCP (/mcp/docs) of one web process.
+RESPAN_DOCS_MCP_PER_MINUTE = env.int("RESPAN_DOCS_MCP_PER_MINUTE", default=60)
+
 # --- DRF ------------------------------------------------------------------------------------------------------------
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["accounts.authentication.ApiKeyAuthentication"],
@@ -351,6 +356,18 @@ REST_FRAMEWORK = {
     "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
     "EXCEPTION_HANDLER": "respan.api.exception_handler",
     "UNAUTHENTICATED_USER": None,
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+}
+# The document at /api/schema/ (respan/schema.py).
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Respan API",
+    "DESCRIPTION": "The gateway, in the formats of OpenAI, Anthropic and Google, and the management API of its logs.",
+    "VERSION": "1",
+    "OAS_VERSION": "3.1.0",
+    "SERVERS": [{"url": RESPAN_BASE_URL}],
+    "PREPROCESSING_HOOKS": ["respan.schema.management_only"],
+    "POSTPROCESSING_HOOKS": ["respan.schema.with_gateway"],
+    "SORT_OPERATION_PARAMETERS": False,
 }
 
 # --- Logs of the processes (never bodies, never secrets) ------------------------------------------------------------

@@ -1,10 +1,10 @@
 """The addresses of the installation: each app's own list, in the order in which they are tried."""
 
 from django.contrib import admin
-from django.urls import include, path
+from django.urls import include, path, re_path
 from django.views.generic import RedirectView
 
-from respan import console, health, home, key_facts, sample, search, setup, spending
+from respan import console, docs_views, health, home, key_facts, sample, schema, search, setup, spending
 
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="home")),
@@ -27,6 +27,13 @@ urlpatterns = [
     path("admin/spool/", admin.site.admin_view(console.spool_page), name="console-spool"),
     path("admin/missing-prices/", admin.site.admin_view(console.missing_prices_page), name="console-missing-prices"),
     path("admin/", admin.site.urls),
+    re_path(r"^api/schema/?$", schema.view, name="schema"),
+    path("docs/", docs_views.page, name="docs"),
+    path("docs/search/", docs_views.search, name="docs-search"),
+    path("docs/<path:path>.md", docs_views.markdown, name="docs-markdown"),
+    path("docs/<path:path>/", docs_views.page, name="docs-page"),
+    path("llms.txt", docs_views.llms, name="llms"),
+    path("llms-full.txt", docs_views.llms_full, name="llms-full"),
     path("healthz", health.healthz, name="healthz"),
     path("readyz", health.readyz, name="readyz"),
     path("setup/<str:token>/", setup.first_operator, name="setup"),

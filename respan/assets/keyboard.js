@@ -40,7 +40,7 @@ export function keyboard() {
     }
     switch (event.key) {
       case "/": {
-        const search = document.querySelector("main [data-search]");
+        const search = document.querySelector("main [data-search], .docs-top [data-search]");
         if (search) { event.preventDefault(); search.focus(); search.select?.(); }
         break;
       }

@@ -46,7 +46,7 @@ class Command(BaseCommand):
                 f"Cannot listen on {settings.HOST}:{settings.PORT} ({problem.strerror}). Choose another PORT."
             ) from problem
         with listener:
-            _prepare_database(self.say)
+            prepare_database(self.say)
             words = firstrun.prepare()
             connections.close_all()
             Installation(listener, words, self.say).run()
@@ -138,7 +138,7 @@ def _processes_file() -> Any:
     return settings.RESPAN_DATA_DIR / "processes.json"
 
 
-def _prepare_database(say: Callable[[str], None]) -> None:
+def prepare_database(say: Callable[[str], None]) -> None:
     """Bring tables and catalogue up to date, one host at a time.
 
     Raises: CommandError when the database cannot be reached.
