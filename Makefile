@@ -20,7 +20,7 @@ PRODUCTION := env RESPAN_ENV_FILE=/dev/null HOST=0.0.0.0 SECURE_SSL_REDIRECT=tru
 	RESPAN_KEY_PEPPER=a-pepper-for-checks-only-0123456789 \
 	RESPAN_KEYS=k1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=
 
-.PHONY: run test check test-long bench lock fmt assets pictures
+.PHONY: run test check test-long bench lock fmt assets pictures sbom
 
 run: ## Start everything (Ctrl-C stops it); PORT, HOST and RESPAN_DATA_DIR are honoured
 	$(call install,requirements)
@@ -63,6 +63,10 @@ lock: ## Lock the requirements with hashes, for every platform
 	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
 	    $$name.in --output-file $$name.txt || exit 1; \
 	done
+
+sbom: ## Write what runs into sbom.json (CycloneDX), from requirements.txt
+	$(call install,requirements)
+	@$(BIN)/python .ci/sbom requirements.txt > sbom.json && echo "sbom.json"
 
 fmt: ## Format the code
 	$(call install,requirements-dev)

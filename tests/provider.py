@@ -16,12 +16,15 @@ In tests it is the fixture `provider` (a thread of this process); `python tests/
     done=no             leaves out [DONE]; close: closes after the answer; idle=S: closes an idle connection after S
     usage=asked|none|finish|null|each|groq|text|negative|huge     how it reports usage
     flavour=mistral|groq|azure|openrouter                         that provider's oddities
+    Beside chat completions: embeddings, moderations, speech, transcriptions, images, files (by key, in memory).
     tool                calls the first tool; huge=BYTES: a large text; cookie, redirect, gzip, header=BYTES, junk
 """
 
 import asyncio
+import base64
 import gzip
 import json
+import re
 import socket
 import struct
 import sys
@@ -116,6 +119,8 @@ class Provider:
     def __init__(self, port: int = 0) -> None:
         self.port = port
         self.requests: list[Received] = []
+        # Files by the key they were uploaded with: authorization -> id -> (what is told of it, its bytes).
+        self.files: dict[str, dict[str, tuple[dict[str, Any], bytes]]] = {}
         self.connections = 0
         self.open_connections = 0
         self.transports: set[asyncio.Transport] = set()
@@ -246,7 +251,7 @@ def _script_of(body: bytes, headers: dict[str, str]) -> Script:
     try:
         value = json.loads(body)
     except ValueError:
-        value = {}
+        value = _form(body)
     key = headers.get("authorization", "").removeprefix("Bearer ")
     return Script.of(value if isinstance(value, dict) else {}, key)
 
@@ -292,6 +297,9 @@ class _Answer:
         if self.request.path.endswith("/models"):
             models = {"object": "list", "data": [{"id": "fake", "object": "model", "created": 1, "owned_by": "fake"}]}
             return self.connection.whole(200, json.dumps(models).encode())
+        answer = _Rest(self).find()
+        if answer is not None:
+            return await answer()
         if not self.request.path.endswith("/chat/completions"):
             return self.refuse(404)
         if script.body.get("stream") is True:
@@ -453,6 +461,141 @@ class _Answer:
 
     def chunk(self, data: bytes) -> None:
         self.connection.write(b"%x\r\n%b\r\n" % (len(data), data))
+
+
+class _Rest:
+    """What OpenAI's API has besides chat completions."""
+
+    def __init__(self, answer: _Answer) -> None:
+        self.answer = answer
+        self.connection = answer.connection
+        self.script = answer.script
+        self.request = answer.request
+        self.path = answer.request.path.partition("?")[0].removeprefix("/v1")
+
+    def find(self) -> Callable[[], Awaitable[None]] | None:
+        if self.path.startswith("/files"):
+            return self.files
+        return {
+            "/completions": self.completions,
+            "/embeddings": self.embeddings,
+            "/moderations": self.moderations,
+            "/audio/speech": self.speech,
+            "/audio/transcriptions": self.transcriptions,
+            "/images/generations": self.images,
+        }.get(self.path)
+
+    def json(self, value: dict[str, Any], status: int = 200) -> None:
+        self.connection.whole(status, json.dumps(value).encode(), self.answer.headers())
+
+    async def events(self, *values: dict[str, Any]) -> None:
+        head = {"content-type": EVENTS, "transfer-encoding": "chunked", **self.answer.headers()}
+        self.connection.write(_head(200, head))
+        for value in values:
+            self.answer.event(value)
+            await asyncio.sleep(self.script.number("interval"))
+        self.connection.write(b"0\r\n\r\n")
+
+    async def completions(self) -> None:
+        whole = _envelope("text_completion", self.script)
+        if self.script.body.get("stream") is not True:
+            last = {"index": 0, "text": "".join(self.answer.words()), "finish_reason": "stop", "logprobs": None}
+            return self.json(whole | {"choices": [last], "usage": self.script.usage()})
+        words = [{"index": 0, "text": word, "finish_reason": None, "logprobs": None} for word in self.answer.words()]
+        words[-1]["finish_reason"] = "stop"
+        usage = [whole | {"choices": [], "usage": self.script.usage()}] if self.answer.asked else []
+        return await self.events(*(whole | {"choices": [word], "usage": None} for word in words), *usage)
+
+    async def embeddings(self) -> None:
+        body = self.script.body
+        given = body["input"]
+        count = len(given) if isinstance(given, list) and not isinstance(given[0], int) else 1
+        numbers = [0.5, -0.25, 1e-05]
+        packed = base64.b64encode(struct.pack("<3f", *numbers)).decode()
+        vector = packed if body.get("encoding_format") == "base64" else numbers
+        used = int(self.script.number("prompt", 7))
+        usage = {"usage": {"prompt_tokens": used, "total_tokens": used}} if self.script.text("usage") != "none" else {}
+        items = [{"object": "embedding", "index": index, "embedding": vector} for index in range(count)]
+        self.json({"object": "list", "data": items, "model": str(body["model"]).partition(":")[0], **usage})
+
+    async def moderations(self) -> None:
+        result = {"flagged": False, "categories": {}, "category_scores": {}, "category_applied_input_types": {}}
+        self.json({"id": "modr-fake", "model": str(self.script.body.get("model")), "results": [result]})
+
+    async def speech(self) -> None:
+        usage = {"input_tokens": 4, "output_tokens": 30, "total_tokens": 34}
+        if self.script.body.get("stream_format") == "sse":
+            delta = {"type": "speech.audio.delta", "audio": base64.b64encode(SOUND).decode()}
+            return await self.events(delta, {"type": "speech.audio.done", "usage": usage})
+        head = {"content-type": "audio/mpeg", "transfer-encoding": "chunked", **self.answer.headers()}
+        self.connection.write(_head(200, head))
+        for number in range(4):
+            if self.script.text("cut_raw") and number > self.script.number("cut_raw"):
+                return self.connection.transport.close()
+            self.answer.chunk(SOUND)
+            await asyncio.sleep(self.script.number("interval"))
+        return self.connection.write(b"0\r\n\r\n")
+
+    async def transcriptions(self) -> None:
+        fields = self.script.body
+        usage = {"type": "tokens", "input_tokens": 14, "output_tokens": 3, "total_tokens": 17}
+        if fields.get("stream") == "true":
+            deltas = [{"type": "transcript.text.delta", "delta": text} for text in ("Hello ", "there")]
+            done = {"type": "transcript.text.done", "text": "Hello there", "usage": usage}
+            return await self.events(*deltas, done)
+        if fields.get("response_format") == "text":
+            return self.connection.whole(200, b"Hello there\n", {"content-type": "text/plain; charset=utf-8"})
+        return self.json({"text": "Hello there", "usage": usage})
+
+    async def images(self) -> None:
+        picture = base64.b64encode(b"\x89PNG" + b"\0" * int(self.script.number("huge", 30))).decode()
+        details = {"image_tokens": 0, "text_tokens": 9}
+        usage = {"input_tokens": 9, "input_tokens_details": details, "output_tokens": 100, "total_tokens": 109}
+        if self.script.body.get("stream") is True:
+            seen = {"b64_json": picture, "created_at": 1, "size": "auto", "quality": "low", "background": "auto"}
+            first = {"type": "image_generation.partial_image", "partial_image_index": 0, "output_format": "png", **seen}
+            last = {"type": "image_generation.completed", "usage": usage, "output_format": "png", **seen}
+            return await self.events(first, last)
+        return self.json({"created": 1, "data": [{"b64_json": picture}], "usage": usage})
+
+    async def files(self) -> None:
+        mine = self.connection.provider.files.setdefault(self.request.headers.get("authorization", ""), {})
+        _, _, rest = self.path.partition("/files")
+        file_id, _, what = rest.strip("/").partition("/")
+        if self.request.method == "POST":
+            fields = self.script.body
+            number = sum(len(files) for files in self.connection.provider.files.values())
+            told = {"id": f"file-fake{number}", "object": "file", "created_at": 1, "status": "processed"}
+            told |= {"filename": fields["file"][0], "bytes": len(fields["file"][1]), "purpose": fields["purpose"]}
+            mine[told["id"]] = (told, fields["file"][1])
+            return self.json(told)
+        if not file_id:
+            return self.json({"object": "list", "data": [told for told, _ in mine.values()], "has_more": False})
+        if file_id not in mine:
+            error = {"message": f"No such File object: {file_id}", "type": "invalid_request_error", "param": "id"}
+            return self.json({"error": {**error, "code": None}}, status=404)
+        if what == "content":
+            head = {"content-type": "application/octet-stream"}
+            return self.connection.whole(200, mine[file_id][1], head)
+        if self.request.method == "DELETE":
+            del mine[file_id]
+            return self.json({"id": file_id, "object": "file", "deleted": True})
+        return self.json(mine[file_id][0])
+
+
+SOUND = b"\xff\xfb\x90\x00" * 100
+
+
+def _form(body: bytes) -> dict[str, Any]:
+    """Return the fields of a form; a file is its name and its bytes."""
+    boundary = body.partition(b"\r\n")[0]
+    fields: dict[str, Any] = {}
+    for part in body.split(boundary)[1:-1] if boundary.startswith(b"--") else ():
+        head, _, content = part.partition(b"\r\n\r\n")
+        names = dict(re.findall(r' (\w+)="([^"]*)"', head.decode("latin-1")))
+        text = content.removesuffix(b"\r\n")
+        fields[names["name"]] = (names["filename"], text) if "filename" in names else text.decode("latin-1")
+    return fields
 
 
 def _envelope(kind: str, script: Script) -> dict[str, Any]:

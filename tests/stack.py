@@ -1,7 +1,8 @@
-"""The whole product for tests that call it from outside: web, shipper, worker, a fake provider, and tenants.
+"""The whole product for tests that call it from outside: web, shipper, worker, fake providers, and tenants.
 
 Fixtures: `stack` (started once a run), `tenant` (makes an organization with an API key and what it may pay with).
-Neighbours: `servers.py`, `provider.py`, `conftest.py`.
+Neighbours: `servers.py`, `provider.py` (a provider that misbehaves as scripted), `vendors/` (strict ones of other
+dialects), `conftest.py`.
 """
 
 import json
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from django.test import override_settings
@@ -20,6 +22,7 @@ from openai import OpenAI
 
 from tests.provider import Provider
 from tests.servers import Server, wait_until
+from tests.vendors.catalogue import Vendors
 
 PLATFORM_KEY = "sk-platform-4f9a7c1e5d2b"
 OWN_KEY = "sk-own-8b2d6e0f3a71"
@@ -33,6 +36,16 @@ max_output_tokens = 16384
 price = {{ input = "{input}", output = "{output}" }}
 image_tokens = 1000
 capabilities = ["streaming", "tools", "vision"]
+"""
+_EMBEDDING = """
+[[models]]
+id = "embedding"
+upstream = "fake"
+kind = "embedding"
+context_tokens = 8192
+max_output_tokens = "unknown"
+price = { input = "10", output = "0" }
+capabilities = []
 """
 # Each is a model of the provider `fake`, offered on credits: id -> (script, input price, output price).
 MODELS = {
@@ -74,16 +87,19 @@ max_tokens_field = "max_tokens"
 usage_in_stream = true
 image_tokens = 1000
 '''
-    (folder / "fake.toml").write_text(head + models)
+    (folder / "fake.toml").write_text(head + models + _EMBEDDING)
 
 
-def environment(folder: Path, provider: Provider) -> dict[str, str]:
-    """Return the settings with which an installation offers the fake provider's models on credits."""
+def environment(folder: Path, provider: Provider, vendors: Vendors | None = None) -> dict[str, str]:
+    """Return the settings with which an installation offers the fake providers' models on credits."""
     write_catalogue(folder / "catalogue", provider)
+    if vendors is not None:
+        vendors.write(folder / "catalogue")
     return {
         "RESPAN_CATALOG_EXTRA": str(folder / "catalogue"),
-        "RESPAN_UPSTREAM_ALLOW": provider.address,
+        "RESPAN_UPSTREAM_ALLOW": ",".join([provider.address, *(vendors.addresses if vendors else ())]),
         "RESPAN_PLATFORM_KEY_FAKE": PLATFORM_KEY,
+        **(vendors.environment() if vendors else {}),
     }
 
 
@@ -133,10 +149,11 @@ def call(
 
 @dataclass
 class Stack:
-    """A running product and the provider it calls."""
+    """A running product and the providers it calls."""
 
     server: Server
     provider: Provider
+    vendors: Vendors
 
     @property
     def base_url(self) -> str:
@@ -152,13 +169,15 @@ class Stack:
 @pytest.fixture(scope="session")
 def stack(django_db_setup: None, django_db_blocker: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("stack")
-    provider = Provider().start()
-    env = environment(folder, provider) | {"RESPAN_FIRST_BYTE_TIMEOUT_S": "3", "RESPAN_ANSWER_TIMEOUT_S": "3"}
+    provider, vendors = Provider().start(), Vendors().start()
+    env = environment(folder, provider, vendors)
+    env |= {"RESPAN_FIRST_BYTE_TIMEOUT_S": "3", "RESPAN_ANSWER_TIMEOUT_S": "3"}
     with django_db_blocker.unblock():
         _publish_prices(folder)
     with Server(data_dir=folder / "server", shipper=True, worker=True, env=env) as server:
-        yield Stack(server, provider)
+        yield Stack(server, provider, vendors)
     provider.stop()
+    vendors.stop()
 
 
 def _publish_prices(folder: Path) -> None:
@@ -168,6 +187,23 @@ def _publish_prices(folder: Path) -> None:
 
     models = load([folder / "catalogue"]).models()
     prices.publish(prices.Price(model.provider, model.id, model.rates) for model in models if model.rates is not None)
+
+
+def connect(organization: Any, provider: str, *, secret: str, base_url: str) -> None:
+    """Give an organization a key of its own, for a server of its own (`custom`, called `local`) or another address."""
+    from gateway import credentials
+
+    # Stored as the server does it: its allow-list is not this process's.
+    with override_settings(RESPAN_UPSTREAM_ALLOW=[urlsplit(base_url).netloc]):
+        credentials.store(
+            organization=organization,
+            provider=provider,
+            name="local" if provider == "custom" else provider,
+            secret=credentials.Secret(secret),
+            base_url=base_url,
+            actor=None,
+            address=None,
+        )
 
 
 @dataclass
@@ -213,10 +249,31 @@ class Tenant:
 
         return ledger.balance(self.organization.pk)
 
+    def connect(self, provider: str, *, secret: str, base_url: str) -> None:
+        """Give the organization a key of its own for a provider of the catalogue, at another address."""
+        connect(self.organization, provider, secret=secret, base_url=base_url)
+
     def entries(self) -> int:
         from billing.models import Entry
 
         return Entry.objects.filter(wallet_id=self.organization.pk).count()
+
+
+def new_tenant(stack: Stack, *, credits_usd: str = "0", local: bool = False, environment: str = "production") -> Tenant:
+    """Make an organization with an API key, credits, and (`local`) a server of its own."""
+    from accounts import keys
+    from billing import ledger
+    from billing.usage import nano_from_usd
+    from tests.conftest import make_organization, make_user
+
+    owner = make_user("owner")
+    organization = make_organization(f"Tenant {uuid.uuid4().hex[:8]}", owner=owner)
+    issued = keys.issue(organization=organization, name="Test", environment=environment, created_by=owner)
+    if nano := nano_from_usd(credits_usd):
+        ledger.grant(organization=organization, amount_nano=nano, reason="test", actor=owner)
+    if local:
+        connect(organization, "custom", secret=OWN_KEY, base_url=stack.provider.base_url)
+    return Tenant(stack, organization, owner, issued.secret)
 
 
 @pytest.fixture
@@ -224,32 +281,10 @@ def tenant(stack: Stack, transactional_db: None) -> Iterator[Callable[..., Tenan
     """Make a tenant: `tenant(credits_usd="5")`, `tenant(local=True)` with a custom provider called `local`."""
     made: list[Tenant] = []
 
-    def make(*, credits_usd: str = "0", local: bool = False, environment: str = "production") -> Tenant:
-        from accounts import keys
-        from billing import ledger
-        from billing.usage import nano_from_usd
-        from gateway import credentials
-        from tests.conftest import make_organization, make_user
-
-        owner = make_user("owner")
-        organization = make_organization(f"Tenant {uuid.uuid4().hex[:8]}", owner=owner)
-        issued = keys.issue(organization=organization, name="Test", environment=environment, created_by=owner)
-        if nano := nano_from_usd(credits_usd):
-            ledger.grant(organization=organization, amount_nano=nano, reason="test", actor=owner)
-        if local:
-            # Stored as the server does it: its allow-list is not this process's.
-            with override_settings(RESPAN_UPSTREAM_ALLOW=[stack.provider.address]):
-                credentials.store(
-                    organization=organization,
-                    provider="custom",
-                    name="local",
-                    secret=credentials.Secret(OWN_KEY),
-                    base_url=stack.provider.base_url,
-                    actor=owner,
-                    address=None,
-                )
+    def make(**options: Any) -> Tenant:
+        made.append(new_tenant(stack, **options))
         stack.provider.requests.clear()
-        made.append(Tenant(stack, organization, owner, issued.secret))
+        stack.vendors.forget()
         return made[-1]
 
     yield make

@@ -1,10 +1,11 @@
 """`make bench`: what a call costs, in CPU and in time, beside a raw relay in the same rounds.
 
 Starts a fake provider (C), a raw relay (uvicorn and aiohttp, nothing else) and a whole installation (`manage.py up`),
-then visits them in turn and prints medians. CPU is user plus system time of the process, divided by calls. In columns
-"alone" shipper and worker are paused meanwhile: what they cost web is cache, not work. The machine is noisy: trust CPU
-before latency, and ratios before either. A hold waits for the database's disk: what a lone `fdatasync` takes there is
-printed, to be subtracted. Not a test: nothing here fails for being slow.
+then visits them in turn and prints medians; "translated" is an Anthropic client of the same chat provider. CPU is user
+plus system time of the process, divided by calls. In columns "alone" shipper and worker are paused meanwhile: what they
+cost web is cache, not work. The machine is noisy: trust CPU before latency, and ratios before either. A hold waits for
+the database's disk: what a lone `fdatasync` takes there is printed, to be subtracted. Not a test: nothing here fails
+for being slow.
 Neighbours: `gwload.c` (load), `fakeup.c` (provider), `relay.py`, `docs/performance.md` (where figures are kept).
 """
 
@@ -275,6 +276,18 @@ def report(rows: dict, names: list[str]) -> None:
         )
 
 
+def report_translation(rows: dict) -> None:
+    """Print what speaking another dialect than the provider's adds to a call with an own key."""
+    json_ms, event_us = (
+        median(rows, "translated", scenario, field) - median(rows, "own key", scenario, field)
+        for scenario, field in (("many", "cpu.cpu_ms_per_req"), ("paced", "cpu.cpu_us_per_event"))
+    )
+    print(
+        f"An Anthropic client of a chat provider adds {json_ms:.3f} ms of CPU per JSON call (budget 0.3) and "
+        f"{event_us:.1f} us per streamed event (budget 60, the passing on included)"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
@@ -318,12 +331,14 @@ def main() -> None:
             "relay": (relay, None, [relay_pid], plain),
             "own key": (gateway, own, web, ours),
             "credits": (gateway, credits, web, ours),
+            "translated": (f"{installation.base_url}/api/anthropic/v1/messages", own, web, ours),
             "own key, alone": (gateway, own, web, ours),
             "credits, alone": (gateway, credits, web, ours),
         }
         rows = measure(installation, targets, bodies, options.rounds, options.seconds)
         report_disk(installation)
     report(rows, list(targets))
+    report_translation(rows)
 
 
 if __name__ == "__main__":

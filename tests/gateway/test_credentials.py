@@ -19,16 +19,14 @@ from accounts.models import AuditEvent
 from gateway import credentials, rotation
 from gateway.credentials import (
     CredentialUnreadable,
-    InvalidCredential,
     InvalidKeyRing,
-    Secret,
-    SecretRequired,
     Stored,
     forget,
     of,
     platform,
     usable,
 )
+from gateway.entered import InvalidCredential, Secret, SecretRequired
 from gateway.models import Credential
 from respan import pool
 from respan.outbound import ForbiddenAddress

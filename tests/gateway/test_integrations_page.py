@@ -15,10 +15,11 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from accounts.models import AuditEvent
-from gateway import credentials
+from gateway import cards, credentials
 from gateway.credentials import Secret, of
 from gateway.models import Credential
 from gateway.probe import probe
+from gateway.providers import catalog
 from respan.outbound import Policy
 
 pytestmark = pytest.mark.django_db
@@ -274,12 +275,35 @@ def test_dialogs_get_the_fragment_and_forms_in_them_lead_on(
 
 def test_a_search_narrows_the_providers(as_user: Callable[[str], Client], credential: Credential) -> None:
     client = as_user("member")
-    text = client.get(f"{LIST}?q=mistral").content.decode()
+    text = client.get(f"{LIST}?q=groq").content.decode()
     assert text.count('<li class="panel">') == 1
     assert "house-llm" in text
     evil = client.get(LIST, {"q": "<script>alert(1)</script>\x00"}).content.decode()
     assert "No provider is called" in evil
     assert "<script>alert" not in evil
+
+
+def test_eighty_providers_are_found_without_reading_them_all(as_user: Callable[[str], Client]) -> None:
+    client = as_user("member")
+    first = client.get(LIST).content.decode()
+    assert first.count('<li class="panel">') == cards.FIRST
+    assert first.index("OpenAI-compatible server") < first.index('<h3 class="clip">Anthropic')
+    assert "OpenRouter" not in first
+    assert f"Show all {len(catalog().providers)} providers" in first
+    assert client.get(f"{LIST}?all=1").content.decode().count('<li class="panel">') == len(catalog().providers)
+    assert "OpenRouter" in client.get(f"{LIST}?q=openrouter").content.decode()
+    assert "OpenAI-compatible server" in client.get(f"{LIST}?q=ollama").content.decode()
+    assert "Together AI" in client.get(f"{LIST}?q=together_ai").content.decode()
+
+
+def test_a_provider_with_an_address_for_each_account_asks_for_it(as_user: Callable[[str], Client]) -> None:
+    client = as_user("owner")
+    page = client.get(f"{LIST}add/?provider=azure").content.decode()
+    assert "https://NAME.openai.azure.com/openai/v1" in page
+    assert "Another address" not in page
+    refused = client.post(LIST, form(provider="azure", base_url=""))
+    assert refused.status_code == 400
+    assert "needs the address of your account" in refused.content.decode()
 
 
 def test_what_the_operator_offers_is_told(as_user: Callable[[str], Client], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -496,12 +520,12 @@ def test_a_refused_key_is_told_in_plain_words_without_the_key(
         (429, b'{"error":{"message":"slow down"}}', "accepts the key, but its limit"),
         (500, b"<html>", "trouble of its own (500)"),
         (307, b"", "answered 307"),
-        (200, b"not json", "no chat completion"),
-        (200, b"[]", "no chat completion"),
-        (200, b"{}", "no chat completion"),
-        (200, b'{"choices":[]}', "no chat completion"),
-        (200, b'{"choices":[{"message":null}]}', "no chat completion"),
-        (200, b"\xff\xfe", "no chat completion"),
+        (200, b"not json", "nothing a model says"),
+        (200, b"[]", "nothing a model says"),
+        (200, b"{}", "nothing a model says"),
+        (200, b'{"choices":[]}', "nothing a model says"),
+        (200, b'{"choices":[{"message":null}]}', "nothing a model says"),
+        (200, b"\xff\xfe", "nothing a model says"),
     ],
 )
 def test_each_trouble_of_a_provider_is_told(

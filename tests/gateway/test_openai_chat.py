@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from billing.usage import Usage
 from gateway.dialects import openai_answer, openai_chat
-from gateway.dialects.openai_chat import InvalidBody, InvalidStream, StreamReader, patched, read, read_json
+from gateway.dialects.openai_chat import StreamReader, read, read_json
+from gateway.dialects.wire import InvalidBody, InvalidStream, patched
 
 RECORDINGS = [
     json.loads(line)

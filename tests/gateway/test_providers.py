@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -11,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.providers import Catalog, CatalogError, catalog, load, load_file
+from gateway.providers import FOLDER, Catalog, catalog, load, load_file
+from gateway.tables import CatalogError
 
 PROVIDER = """
 id = "acme"
@@ -204,14 +206,73 @@ def test_a_long_call_has_a_price_of_its_own(acme: Callable[..., Catalog]) -> Non
 # --- The files we ship ------------------------------------------------------------------------------------------------
 
 
-def test_every_shipped_model_says_what_it_holds_and_costs() -> None:
-    models = list(catalog().models())
-    assert len(models) > 90
-    for model in models:
-        assert model.rates is not None, model.full_name
-        assert model.context_tokens, model.full_name
-        assert model.free == (model.rates.output == 0), model.full_name
-        assert model.long_rates is None or model.long_rates.input > model.rates.input
+def test_the_catalogue_is_as_large_as_it_says() -> None:
+    found = catalog.listed()
+    chat = [model for model in found.models() if model.kind == "chat"]
+    assert len(found.providers) >= 80
+    assert len(chat) > 2_500
+    assert sum(1 for model in chat if model.rates and model.context_tokens and model.capabilities) > 2_200
+
+
+def test_every_shipped_model_is_sound() -> None:
+    for model in catalog.listed().models():
+        if model.rates is not None:
+            assert model.free == (model.rates.output == 0 and model.kind != "embedding"), model.full_name
+            assert model.rates.cache_read_or_input <= model.rates.input, model.full_name
+            assert model.rates.input < 200 * 10**9, model.full_name
+        assert model.long_rates is None or model.long_rates.input > model.rates.input  # type: ignore[union-attr]
+        assert model.kind == "chat" or model.thinking == "none", model.full_name
+        assert model.thinking == "none" or "thinking" in model.capabilities, model.full_name
+        assert "vision" not in model.capabilities or model.image_tokens, model.full_name
+
+
+def test_a_vendors_own_model_comes_before_those_who_serve_it_too() -> None:
+    for name, vendor in {"gpt-4o": "openai", "claude-sonnet-4-5": "anthropic", "gemini-2.5-flash": "google",
+                         "deepseek-v4-pro": "deepseek", "kimi-k3": "moonshot", "glm-5.3": "zai",
+                         "mistral-large-latest": "mistral", "grok-4.5": "xai"}.items():  # fmt: skip
+        assert catalog().find(name)[0].provider == vendor, name
+
+
+@pytest.mark.parametrize(
+    ("name", "thinking", "refused"),
+    [
+        ("anthropic/claude-sonnet-4-20250514", "budget", set()),
+        ("anthropic/claude-sonnet-4-5", "budget", set()),
+        ("anthropic/claude-opus-4-6", "adaptive", set()),
+        ("anthropic/claude-opus-4-7", "adaptive", {"temperature", "top_p", "top_k"}),
+        ("anthropic/claude-sonnet-5-5", "always_on", {"temperature", "top_p", "top_k"}),
+        ("google/gemini-2.5-pro", "budget", set()),
+        ("google/gemini-3.1-pro-preview", "level", set()),
+        ("openai/gpt-5", "effort", {"temperature", "top_p"}),
+        ("openai/gpt-5.1", "effort", set()),
+        ("openai/o3", "effort", {"temperature"}),
+        ("openai/gpt-4o", "none", set()),
+        ("bedrock/us.anthropic.claude-opus-4-6-v1", "adaptive", set()),
+        ("vertex-claude/claude-opus-4-5", "budget", set()),
+    ],
+)
+def test_how_known_models_think_and_what_they_refuse(name: str, thinking: str, refused: set[str]) -> None:
+    (model,) = catalog().find(name)
+    assert model.thinking == thinking
+    assert refused <= model.unsupported if refused else "temperature" not in model.unsupported
+
+
+def test_the_newest_models_that_take_tools_elsewhere_only_say_so() -> None:
+    for name in ("openai/gpt-6-astra", "openai/gpt-6.1-sol"):
+        assert "needs_responses_for_tools" in catalog().find(name)[0].capabilities
+    assert "needs_responses" in catalog().find("openai/gpt-5-pro")[0].capabilities
+
+
+def test_the_catalogue_is_read_in_a_moment() -> None:
+    started = time.process_time()
+    load([FOLDER])
+    assert time.process_time() - started < 0.5  # loosely, for a busy machine: it takes 60 ms
+
+
+def test_nothing_of_this_machine_stands_in_the_files() -> None:
+    for path in FOLDER.rglob("*.*"):
+        text = path.read_text("utf-8")
+        assert not re.search(r"(?<![\w.-])/(work|tmp|root|home)/|127\.0\.0\.1|localhost", text), path.name
 
 
 def test_the_sandbox_is_one_free_and_one_priced_model() -> None:
@@ -227,7 +288,7 @@ def test_the_sandbox_is_one_free_and_one_priced_model() -> None:
     ("name", "price"),
     [
         ("openai/gpt-4o-mini", (150_000_000, 600_000_000, 75_000_000)),
-        ("gpt-4o", (2_500_000_000, 10_000_000_000, 1_250_000_000)),
+        ("openai/gpt-4o", (2_500_000_000, 10_000_000_000, 1_250_000_000)),
         ("groq/openai/gpt-oss-20b", (75_000_000, 300_000_000, 37_500_000)),
         ("together_ai/moonshotai/Kimi-K3", (3_000_000_000, 15_000_000_000, 300_000_000)),
     ],
@@ -246,11 +307,29 @@ def test_no_model_we_ship_was_switched_off_before_the_release() -> None:
 
 def test_close_names_help_and_stay_cheap() -> None:
     assert catalog().close_names("gpt-4o-mni")[0] == "gpt-4o-mini"
-    assert "moonshotai/Kimi-K3" in catalog().close_names("kimi")
+    assert "kimi-k3" in catalog().close_names("kimi")
     assert len(catalog().close_names("gpt", limit=3)) <= 3
     started = time.perf_counter()
     catalog().close_names("gpt-" * 1_000_000)
     assert time.perf_counter() - started < 0.2
+
+
+def test_a_lower_rank_comes_first_within_a_folder(tmp_path: Path) -> None:
+    write(tmp_path)
+    write(tmp_path, PROVIDER.replace('"acme"', '"zeta"') + "rank = 20\n" + MODEL, "zeta.toml")
+    assert [model.provider for model in load([tmp_path]).find("fast")] == ["zeta", "acme"]
+
+
+def test_added_models_join_or_replace_the_listed_ones(acme: Callable[..., Catalog]) -> None:
+    listed = acme()
+    (fast,) = listed.find("acme/fast")
+    added = listed.with_models(
+        [replace(fast, context_tokens=5), replace(fast, id="slow"), replace(fast, provider="no")]
+    )
+    assert added.find("fast")[0].context_tokens == 5
+    assert added.find("acme/slow")[0].id == "slow"
+    assert [model.full_name for model in added.models()] == ["acme/fast", "acme/slow"]
+    assert listed.find("acme/slow") == []
 
 
 def test_a_model_of_ones_own_cannot_hide_a_provider() -> None:

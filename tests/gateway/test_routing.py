@@ -1,6 +1,6 @@
 """Promises of `gateway.routing`: whose key, who pays, what is said when nobody can."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -25,10 +25,10 @@ class Price:
     rates: Rates = RATES
 
 
-GPT = Model(id="gpt", provider="openai", upstream="gpt")
-GPT_ELSEWHERE = Model(id="gpt", provider="other", upstream="gpt")
+GPT = Model(id="gpt", provider="openai", upstream="gpt", rates=RATES)
+GPT_ELSEWHERE = Model(id="gpt", provider="other", upstream="gpt", rates=RATES)
 ECHO = Model(id="echo", provider="sandbox", upstream="echo", free=True)
-PRICED = Model(id="priced", provider="sandbox", upstream="priced")
+PRICED = Model(id="priced", provider="sandbox", upstream="priced", rates=RATES)
 
 
 def custom(key, name):
@@ -51,6 +51,12 @@ def test_an_own_key_wins_over_credits():
     own, operator = Key("openai", "own"), Key("openai", "operator")
     targets = plan("gpt", matches=[GPT], own=[own], platform=[operator])
     assert [(target.key, target.paid_by) for target in targets] == [(own, "own_key"), (operator, "credits")]
+
+
+@pytest.mark.parametrize("change", [{"rates": None}, {"unpriced": frozenset({"image_output"})}])
+def test_what_lost_its_price_or_writes_what_has_none_is_not_sold(change):
+    with pytest.raises(routing.NothingToPayWith):
+        plan("gpt", matches=[replace(GPT, **change)], platform=[Key("openai")])
 
 
 def test_an_own_key_that_does_not_allow_the_model_is_passed_over():

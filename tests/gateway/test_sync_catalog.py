@@ -14,7 +14,7 @@ from django.core.management import CommandError, call_command
 from billing import prices
 from billing.models import ModelRates
 from billing.usage import Rates
-from gateway.management.commands.sync_catalog import rows
+from gateway.added_models import price_list
 from gateway.providers import catalog, load
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
@@ -94,7 +94,7 @@ def test_a_broken_file_publishes_nothing(provider: str, tmp_path: Path, capsys: 
 
 def test_no_price_is_lost_on_the_way(tmp_path: Path) -> None:
     (tmp_path / "acme.toml").write_text(FILE.format(id="acme", price="0.000000001"))
-    found = {(row.provider, row.model): row.rates for row in rows(load([tmp_path]))}
+    found = {(row.provider, row.model): row.rates for row in price_list(load([tmp_path]).models())}
     assert found == {("acme", "fast"): Rates(input=1, output=2 * 10**9), ("acme", "fast#above-500"): rates(7, 8)}
 
 

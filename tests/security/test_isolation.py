@@ -81,6 +81,15 @@ def chat(path: str, *, model: str, member: int = 200, **members: Any) -> Ask:
 
 
 HELLO = [{"role": "user", "content": "Hello"}]
+PARTS = [{"role": "user", "parts": [{"text": "Hello"}]}]
+# A model of A's own server.
+SERVER = "{name}/fake:chunks=1"
+V1 = "^(?:api/)?(?:v1/)?"
+ANTHROPIC = "^(?:api/)?(?:anthropic/)?v1/"
+GOOGLE = (
+    "^(?:api/)?google/(?:gemini|vertexai)/v1(?:beta1?|alpha)?/"
+    "(?:projects/[^/]+/locations/[^/]+/)?(?:publishers/[^/]+/)?"
+)
 LIST = "/api/request-logs/list/"
 FROM = "start_time=2020-01-01T00:00:00Z"
 
@@ -89,6 +98,7 @@ ROUTES: dict[str, list[Ask]] = {
     "": [get("/", outsider=302, member=302)],
     "healthz": [api("/healthz", outsider=200, anonymous=200)],
     "readyz": [api("/readyz", outsider=200, anonymous=200)],
+    "^api/schema/?$": [get("/api/schema/", outsider=200, anonymous=200, member=200)],
     "setup/<str:token>/": [get("/setup/{key}/", outsider=403, anonymous=403, member=403)],
     # The gateway
     "^(?:api/)?(?:v1/)?chat/completions/?$": [
@@ -97,8 +107,75 @@ ROUTES: dict[str, list[Ask]] = {
         chat("/chat/completions", model="model-{name}"),
         chat("/api/chat/completions", model="{nearly}/fake", member=404),  # says what is spelled like it
     ],
+    **{
+        V1 + path: [api(f"/api/{path.removesuffix('/?$')}", by="caller", **{"outsider": 404, **facts})]
+        for path, facts in {
+            "responses/?$": {"model": SERVER, "input": "Hello"},
+            "completions/?$": {"model": SERVER, "prompt": "Hello"},
+            "embeddings/?$": {"model": SERVER, "input": "Hello"},
+            "moderations/?$": {"model": SERVER, "input": "Hello"},
+            "audio/speech/?$": {"model": SERVER, "input": "Hello", "voice": "alloy"},
+            "images/generations/?$": {"model": SERVER, "prompt": "Hello"},
+        }.items()
+    },
+    # Forms: what is no form is refused before anything is looked up.
+    **{
+        f"{V1}{path}/?$": [api(f"/api/{path.rstrip('?')}", outsider=400, member=400, by="caller", model=SERVER)]
+        for path in ("audio/transcriptions?", "audio/translations?", "images/edits", "images/variations")
+    },
+    ANTHROPIC + "messages/?$": [
+        api("/api/anthropic/v1/messages", outsider=404, by="caller", model=SERVER, max_tokens=5, messages=HELLO)
+    ],
+    ANTHROPIC + "messages/count_tokens/?$": [
+        api("/api/anthropic/v1/messages/count_tokens", outsider=404, by="caller", model=SERVER, messages=HELLO)
+    ],
+    "^(?:api/)?anthropic/v1/models/?$": [api("/api/anthropic/v1/models", outsider=200)],
+    "^(?:api/)?anthropic/v1/models/(?P<model>.{1,200}?)/?$": [
+        api("/api/anthropic/v1/models/{name}/fake", outsider=404, member=404)
+    ],
+    GOOGLE + "models/?$": [api("/api/google/gemini/v1beta/models", outsider=200)],
+    GOOGLE + "models/(?P<model>.{1,300}):(?P<operation>generateContent|streamGenerateContent)/?$": [
+        api(f"/api/google/{vendor}/v1beta/models/{SERVER}:{operation}", outsider=404, by="caller", contents=PARTS)
+        for vendor in ("gemini", "vertexai")
+        for operation in ("generateContent", "streamGenerateContent?alt=sse", "streamGenerateContent")
+    ],
+    GOOGLE + "models/(?P<model>.{1,300}):countTokens/?$": [
+        api(f"/api/google/gemini/v1beta/models/{SERVER}:countTokens", outsider=404, by="caller", contents=PARTS)
+    ],
+    GOOGLE + "models/(?P<model>.{1,300}):(?P<operation>embedContent|batchEmbedContents)/?$": [
+        api(
+            f"/api/google/gemini/v1beta/models/{SERVER}:embedContent",
+            outsider=404,
+            member=400,
+            by="caller",
+            content=PARTS[0],
+        )
+    ],
+    V1 + "files/?$": [api("/api/files?provider={name}", outsider=400)],
+    V1 + "files/(?P<file_id>[A-Za-z0-9_.-]{1,200})/?$": [
+        api("/api/files/file-nothing?provider={name}", outsider=400, member=404)
+    ],
+    V1 + "files/(?P<file_id>[A-Za-z0-9_.-]{1,200})/content/?$": [
+        api("/api/files/file-nothing/content?provider={name}", outsider=400, member=404)
+    ],
+    "^(?:api/)?(?P<provider>[a-z0-9_-]{1,40})/v1/chat/completions/?$": [
+        api("/api/{name}/v1/chat/completions", outsider=404, by="caller", model="fake:chunks=1", messages=HELLO)
+    ],
     "^(?:api/)?(?:v1/)?models/?$": [api("/api/models", outsider=200), api("/v1/models/", outsider=200)],
     "^(?:api/)?(?:v1/)?models/public/?$": [api("/api/models/public/", outsider=200, anonymous=200)],
+    # The docs: the same for everybody, but for the beginning of an own key
+    "docs/": [get("/docs/", outsider=200, anonymous=200, member=200)],
+    "docs/search/": [get("/docs/search/?q={name}", outsider=200, anonymous=200, member=200)],
+    "docs/<path:path>.md": [
+        get("/docs/architecture.md", outsider=200, anonymous=200, member=200),
+        get("/docs/{name}.md", outsider=404, anonymous=404, member=404),
+    ],
+    "docs/<path:path>/": [
+        get("/docs/quickstart/", outsider=200, anonymous=200, member=200),
+        get("/docs/{name}/{key}/", outsider=404, anonymous=404, member=404),
+    ],
+    "llms.txt": [get("/llms.txt", outsider=200, anonymous=200, member=200)],
+    "llms-full.txt": [get("/llms-full.txt", outsider=200, anonymous=200, member=200)],
     "platform/search/": [
         get("/platform/search/?q={name}", outsider=200, member=200),
         get("/platform/search/?q={log}", outsider=200, member=200),
@@ -413,6 +490,7 @@ TABLES = {
     "billing/modelrates": "rates",
     "billing/pendingadjustment": "adjustment",
     "billing/redeemcode": "code_row",
+    "gateway/addedmodel": "wallet",  # the operator's: no row of an organization's
     "gateway/credential": "credential_row",
     "gateway/organizationcredential": "credential_row",
     "traces/ingestbatch": "batch",

@@ -37,7 +37,7 @@ def narrow(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     names = ("RESPAN_CATALOG_EXTRA", "RESPAN_UPSTREAM_ALLOW", "RESPAN_PLATFORM_KEY_FAKE")
     env = {name: stack.server.env[name] for name in names} | {"RESPAN_UPSTREAM_MAX_CONCURRENCY": str(PLACES)}
     with Server(data_dir=tmp_path_factory.mktemp("narrow"), shipper=True, env=env) as server:
-        yield Stack(server, stack.provider)
+        yield Stack(server, stack.provider, stack.vendors)
 
 
 # --- Clients that leave -----------------------------------------------------------------------------------------------

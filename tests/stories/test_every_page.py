@@ -25,8 +25,9 @@ pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("every-page")]
 MOST_BYTES = 100_000
 AXE = next(Path(axe_playwright_python.__file__).parent.rglob("axe.min.js")).read_text()
 # Only the contrast can differ between light and dark: the second look runs that rule alone.
-# A table's rows are alike: some of them are judged.
-RUN_AXE = """async options => (await axe.run({exclude: ["tbody tr:nth-child(n+8)"]}, options)).violations.map(
+# A table's rows are alike, and so are the sections of a reference: some of them are judged.
+RUN_AXE = """async options => (await axe.run({exclude: ["tbody tr:nth-child(n+8)", ".docs-text > :nth-child(n+150)"]},
+  options)).violations.map(
   found => `${found.id}: ${found.nodes.slice(0, 3).map(node => node.target.join(" ")).join(", ")}`)"""
 LOOKS: dict[str, dict[str, object]] = {"light": {}, "dark": {"runOnly": ["color-contrast"]}}
 # A test opens so many pages: enough of them run at once, none comes near the time limit.
@@ -72,6 +73,9 @@ PAGES = {
     "two-factor": "/accounts/2fa/",
     "passkeys": "/accounts/2fa/webauthn/",
     "reauthenticate": "/accounts/reauthenticate/",
+    "docs": "/docs/",
+    "docs-page": "/docs/quickstart/",
+    "docs-search": "/docs/search/?q=key",
 }
 ANONYMOUS = {
     "sign-in": "/accounts/login/",
@@ -86,6 +90,9 @@ NO_PAGES = {
     "readyz",
     "platform/first-call/",
     "platform/search/",
+    "docs/<path:path>.md",
+    "llms.txt",
+    "llms-full.txt",
     "platform/api/api-keys/spend/",
     "platform/api/api-keys/<slug:public_id>/first-call/",
     "platform/api/credits/entries.csv",

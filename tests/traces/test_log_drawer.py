@@ -124,7 +124,7 @@ def test_what_a_tool_answered_stands_under_its_call():
             {"role": "tool", "tool_call_id": "c", "content": "of nobody"},
         ]
     }
-    calls, lost = export.paired(export.conversation(request, None))
+    calls, lost = export.paired(export.turns(request, None))
     assert [(part.title, [each.text for each in part.results]) for part in calls.parts] == [
         ("fa", ["of a"]),
         ("fb", ["of b"]),

@@ -40,6 +40,8 @@ def answered(**message) -> bytes:
         (b'{"messages": []}', '{"messages": []}'),
         (b'{"messages":[{"role":"user","content":"cut he', '{"messages":[{"role":"user","content":"cut he'),
         (b"[1, 2]", "[1, 2]"),
+        (b'{"model": "m", "input": "to embed, or to answer"}', "to embed, or to answer"),
+        (b'{"model": "m", "prompt": "to draw"}', "to draw"),
     ],
 )
 def test_request_shows_its_last_question(request_body, preview):

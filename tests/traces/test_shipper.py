@@ -12,7 +12,8 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from django.db import connection
+from asgiref.sync import SyncToAsync
+from django.db import connection, connections
 
 from billing.models import HoldOwner
 from tests.servers import wait_until
@@ -354,6 +355,8 @@ def test_spool_keeps_records_while_the_database_is_away(root, organization):
         append(writer, finished(organization_id=organization.pk))
         wait_until(lambda: courier.ids, timeout_s=5)
         connection.close()
+        # The thread that asynchronous tests of this process ask the database in has a connection of its own.
+        SyncToAsync.single_thread_executor.submit(connections.close_all).result()
         admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
         admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
         told = len(courier.ids)
