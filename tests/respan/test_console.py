@@ -110,8 +110,8 @@ def test_no_page_of_ours_writes_a_script_or_a_style_into_itself(operator: Client
     for path in (*PAGES, f"/admin/billing/wallet/{cast.organization.pk}/adjust/"):
         main = operator.get(path).content.decode().partition('<main id="main"')[2].partition("</main>")[0]
         assert main
-        assert " style=" not in main
-        assert not re.search(r"<script|\son[a-z]+=", main)
+        # In tags alone: an organization's name may be anything, and stands there as text.
+        assert not re.search(r"<script|<[a-zA-Z][^<>]*\s(style|on[a-z]+)\s*=", main)
 
 
 def test_no_secret_stands_on_any_page(operator: Client, cast: SimpleNamespace, api_key: str) -> None:
