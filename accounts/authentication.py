@@ -47,6 +47,7 @@ class InsufficientScope(Error):
 _REFUSALS = {
     Scope.CALL: "This API key may not call models. Use one with the scope “Call models”, or create one under API keys.",
     Scope.LOGS: "This API key may not read logs. Use one with the scope “Read logs”, or create one under API keys.",
+    Scope.MANAGE: "This API key may not change limits. Create one with the scope “Change limits” under API keys.",
 }
 
 
@@ -119,3 +120,9 @@ class LogsKey(ApiKeyAuthentication):
     """For the routes that read logs."""
 
     scope = Scope.LOGS
+
+
+class ManagingKey(ApiKeyAuthentication):
+    """For the routes that change what bounds calls."""
+
+    scope = Scope.MANAGE

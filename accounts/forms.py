@@ -150,6 +150,8 @@ class Access(forms.ChoiceField):
                 (f"{Scope.CALL},{Scope.LOGS}", "Call models and read logs"),
                 (Scope.CALL.value, "Call models only"),
                 (Scope.LOGS.value, "Read logs only"),
+                (f"{Scope.LOGS},{Scope.MANAGE}", "Read logs and change limits"),
+                (f"{Scope.CALL},{Scope.LOGS},{Scope.MANAGE}", "Call models, read logs and change limits"),
             ],
         )
 

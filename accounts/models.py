@@ -77,11 +77,13 @@ class Scope(models.TextChoices):
 
     CALL = "call", "Call models"
     LOGS = "logs", "Read logs"
+    # Never without being asked for: a key that calls would lift its own limits.
+    MANAGE = "manage", "Change limits"
 
 
 def all_scopes() -> list[str]:
-    """Return every scope: what a key may do unless somebody narrows it."""
-    return list(Scope.values)
+    """Return the scopes of a key that nobody chose any for."""
+    return [Scope.CALL.value, Scope.LOGS.value]
 
 
 class Role(models.TextChoices):

@@ -18,6 +18,7 @@ from django.utils import timezone
 
 from accounts import audit, console
 from gateway import credentials, model_admin, routing  # noqa: F401  (the console finds its tables here)
+from gateway.entered import MAX_WEIGHT
 from gateway.forms import ModelsField, SecretField, provider_choices
 from gateway.models import Credential, OrganizationCredential
 from gateway.probe import probe
@@ -38,6 +39,9 @@ class PlatformCredentialForm(_ModelForm):
         label="Key", required=False, help_text="Stored encrypted, never shown. Empty keeps the stored key."
     )
     models = ModelsField()
+    weight = forms.IntegerField(
+        required=False, min_value=1, max_value=MAX_WEIGHT, help_text="Its share of the calls among the provider's keys."
+    )
 
     class Meta:
         model = Credential
@@ -46,6 +50,7 @@ class PlatformCredentialForm(_ModelForm):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.fields["models"].initial = "\n".join(self.instance.allowed_models)
+        self.fields["weight"].initial = self.instance.weight
         if provider := self.fields.get("provider"):
             assert isinstance(provider, forms.ChoiceField)  # noqa: S101  (declared above)
             provider.choices = [choice for choice in provider_choices() if choice[0] != routing.CUSTOM]
@@ -103,7 +108,7 @@ class PlatformCredentialAdmin(_Tested):
     list_filter = ("provider",)
     search_fields = ("name", "provider")
     actions = ("test_keys",)
-    fields = ("provider", "name", "secret", "base_url", "models")
+    fields = ("provider", "name", "secret", "base_url", "models", "weight")
     readonly_fields = ()
     list_before_template = "gateway/admin_environment.html"
     change_form_outer_before_template = "admin/console_actions.html"
@@ -119,7 +124,7 @@ class PlatformCredentialAdmin(_Tested):
 
     def get_fields(self, request: HttpRequest, obj: Credential | None = None) -> tuple[str, ...]:
         seen = ("ends_in", "test", "test_note", "tested_at") if obj else ()
-        return ("provider", "name", "secret", "base_url", "models", *seen)
+        return ("provider", "name", "secret", "base_url", "models", "weight", *seen)
 
     def get_urls(self) -> list[URLPattern]:
         view = self.admin_site.admin_view(self.test_one)
@@ -138,7 +143,7 @@ class PlatformCredentialAdmin(_Tested):
     def save_model(self, request: HttpRequest, obj: Credential, form: Any, change: bool) -> None:
         data = form.cleaned_data
         who: dict[str, Any] = {"actor": console.require_operator(request), "address": audit.client_address(request)}
-        what = {"secret": data["secret"] or None, "base_url": data["base_url"], "models": data["models"]}
+        what = {"secret": data["secret"] or None, **{name: data[name] for name in ("base_url", "models", "weight")}}
         if change:
             credentials.change(credential=obj, **what, **who)
             return

@@ -6,12 +6,13 @@ Neighbours: `call.py` (whose answers these are), `upstream.py` (blocks from the 
 
 import re
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import httpx
 from django.http import StreamingHttpResponse
 
-from gateway import upstream
+from gateway import breakdown, upstream
 from gateway.dialects import wire
 from respan.errors import Error
 
@@ -43,6 +44,8 @@ class CallFailed(Error):
         super().__init__(message, headers=headers)
         self.status = status  # type: ignore[misc]
         self.body = body
+        self.upstream_status = status
+        self.retry_after_s: float | None = None
 
 
 async def refused(call: "Call", response: httpx.Response, *, provider: str, headers: dict[str, str]) -> CallFailed:
@@ -94,10 +97,43 @@ def without_keys(body: bytes, secret: str) -> bytes:
     return _KEY_FRAGMENT.sub(b"***", body)
 
 
+# Told once when a stream is over: whether it was complete, and its bytes where they were kept and not too many.
+OnEnd = Callable[[bool, bytes | None], None]
+
+
+class Copy:
+    """The bytes of a stream that went to the client, as long as they are at most `limit`."""
+
+    __slots__ = ("_parts", "_size", "limit")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def add(self, part: bytes) -> None:
+        self._size += len(part)
+        if self._size <= self.limit:
+            self._parts.append(part)
+        else:
+            self._parts.clear()
+
+    def bytes(self) -> bytes | None:
+        """Return what was kept; None when it was too much."""
+        return b"".join(self._parts) if self._size <= self.limit else None
+
+
+def _told(error: httpx.TransportError | wire.InvalidStream) -> Error:
+    """Return what a client is told of a stream that broke."""
+    if isinstance(error, httpx.TransportError):
+        return upstream.failure(error)
+    return upstream.UpstreamInvalid(str(error))
+
+
 class Relay:
     """A provider's stream on its way to the client. `aclose()` is called whether it was ever started or not."""
 
-    __slots__ = ("call", "ended", "next_block", "reader", "response")
+    __slots__ = ("call", "copy", "ended", "next_block", "on_end", "pending", "reader", "response")
 
     def __init__(self, call: "Call", response: httpx.Response, reader: wire.StreamReader) -> None:
         self.call = call
@@ -105,6 +141,58 @@ class Relay:
         self.reader = reader
         self.next_block = upstream.next_block(response)
         self.ended = False
+        self.pending = b""  # read before the answer began
+        self.copy: Copy | None = None
+        self.on_end: list[OnEnd] = []
+
+    def keep(self, limit: int, on_end: OnEnd) -> None:
+        """Keep what goes to the client, up to `limit` bytes, and tell `on_end` once, when the stream is over."""
+        self.copy = Copy(max(limit, self.copy.limit if self.copy else 0))
+        self.on_end.append(on_end)
+
+    async def begin(self) -> None:
+        """Read until the answer itself has begun: before that another target may answer instead.
+
+        Raises: Error, for a provider that fails before; it is closed then.
+        """
+        try:
+            await self._read_beginning()
+        except StopAsyncIteration:
+            await self._give_up(self._unfinished())
+        except (httpx.TransportError, wire.InvalidStream) as error:
+            await self._give_up(_told(error))
+        except BaseException:
+            await self.response.aclose()
+            raise
+        # What fails with its first events in one block has begun all the same: when it comes in two must not matter.
+        if self.reader.error is not None and not self.reader.started:
+            message = without_keys(self.reader.error.encode(), self.call.secret).decode()
+            await self._give_up(CallFailed(502, message, body=None, headers={}))
+        if self._is_nothing():
+            await self._give_up(upstream.UpstreamInvalid("The provider ended its stream without an answer."))
+
+    def _is_nothing(self) -> bool:
+        """Tell whether the stream says that it is complete, and has said nothing else."""
+        if self.call.client.kind != "chat" or not self.reader.complete:
+            return False
+        said = self.reader.answer()
+        return said.finish_reason is None and not said.output_text
+
+    async def _read_beginning(self) -> None:
+        reader, call = self.reader, self.call
+        while not (reader.started or reader.saw_done or reader.error is not None):
+            if time.monotonic() > call.deadline:
+                raise upstream.UpstreamTimeout
+            self.pending += reader.feed(await self.next_block())
+        call.ttft_us = int((time.monotonic() - call.started) * 1_000_000)
+
+    async def _give_up(self, error: Error) -> None:
+        self.ended = True
+        await self.response.aclose()
+        raise error
+
+    def _unfinished(self) -> Error:
+        return upstream.UpstreamDisconnected("The provider ended its stream before the answer's end.")
 
     def __aiter__(self) -> "Relay":
         return self
@@ -112,6 +200,8 @@ class Relay:
     async def __anext__(self) -> bytes:
         """Return the next bytes for the client; the call is closed before the last of them are released."""
         reader, call = self.reader, self.call
+        if self.pending:
+            return self._begun()
         while not self.ended:
             try:
                 # The transport stops a silent provider; one that never ends is stopped here.
@@ -122,30 +212,49 @@ class Relay:
                     forward = self._shown(forward)
             except StopAsyncIteration:
                 return self._finish(self._shown(reader.end()))
-            except httpx.TransportError as error:
-                return self._broken(upstream.failure(error))
-            except wire.InvalidStream as error:
-                return self._broken(upstream.UpstreamInvalid(str(error)))
-            if call.ttft_us is None and reader.started:
-                call.ttft_us = int((time.monotonic() - call.started) * 1_000_000)
+            except (httpx.TransportError, wire.InvalidStream) as error:
+                return self._broken(_told(error))
             if reader.saw_done:
                 return self._finish(forward)
             if forward:
+                if self.copy is not None:
+                    self.copy.add(forward)
                 return forward
         raise StopAsyncIteration
+
+    def _begun(self) -> bytes:
+        """Return what was read before the answer began."""
+        first, self.pending = self._shown(self.pending), b""
+        if self.reader.saw_done:
+            return self._finish(first)
+        if self.copy is not None:
+            self.copy.add(first)
+        return first
 
     def _finish(self, last: bytes) -> bytes:
         self.ended = True
         if self.reader.complete:
             self._close("ok")
+            if breakdown.is_wanted(self.call):
+                found = breakdown.of(self.call, self.reader.answer(), kept=self.reader.assembled())
+                last = breakdown.in_events(last, found)
+            if self.on_end:
+                self._tell_end(last)
             return last
         if self.reader.error is not None:  # the provider said so itself, and the client has read it
             message = self._shown(self.reader.error.encode()).decode()
             self._close("error", CallFailed(502, message, body=None, headers={}))
             return last
-        return last + self._broken(
-            upstream.UpstreamDisconnected("The provider ended its stream before the answer's end.")
-        )
+        return last + self._broken(self._unfinished())
+
+    def _tell_end(self, last: bytes | None) -> None:
+        """Tell once how the stream has ended; `last` are the last bytes of a complete one."""
+        told, self.on_end = self.on_end, []
+        if last is not None and self.copy is not None:
+            self.copy.add(last)
+        kept = self.copy.bytes() if self.copy is not None and last is not None else None
+        for on_end in told:
+            on_end(last is not None, kept)
 
     def _shown(self, data: bytes) -> bytes:
         """Return what may be seen: once the provider tells of an error, it may repeat the key it was sent."""
@@ -158,6 +267,10 @@ class Relay:
         return self.call.client.errors.in_stream(status=error.status, code=error.code, message=error.message)
 
     def _close(self, status: str, error: Error | None = None) -> None:
+        if status != "ok":
+            if self.on_end:
+                self._tell_end(None)
+            self.call.stumbled(status)
         body = self._shown(self.reader.assembled()) if not self.call.params.disable_log else None
         self.call.close(status=status, error=error, answer=self.reader.answer(), response_body=body)
 

@@ -2,22 +2,24 @@
 
 Translates in, makes one domain call, translates out: never routes, pays or talks to a provider itself. Errors leave in
 the caller's dialect. Neighbours: `gateway.call` (the life of a call), `gateway.dialects.registry` (the dialects),
-`gateway.listing` (shapes of the lists).
+`gateway.listing` (shapes of the lists), `gateway.idempotency` and `gateway.retried` (no call twice).
 """
 
-from typing import ClassVar
+from collections.abc import Awaitable
+from functools import partial
+from typing import Any, ClassVar
 
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 
 from accounts.authentication import CallingKey
-from gateway import credentials, listing
+from gateway import credentials, idempotency, listing, retried
 from gateway.answers import CallFailed
 from gateway.call import Call
 from gateway.dialects import registry
 from gateway.dialects.registry import Client
 from gateway.dialects.wire import Named
 from gateway.providers import catalog
-from respan.api import AsyncAPIView, CallRequest
+from respan.api import AsyncAPIView, CallRequest, Method
 from respan.errors import Error
 
 
@@ -49,6 +51,19 @@ class GatewayView(AsyncAPIView):
 
     def refuse(self, request: HttpRequest, error: Error) -> HttpResponse:
         return refusal(error, self.client)
+
+    def around(self, post: Method) -> Method:
+        """Let a key of the client's, or an SDK's retry of the same call, have one execution only."""
+
+        def once(request: CallRequest, *args: Any, **kwargs: Any) -> Awaitable[HttpResponseBase]:
+            meta = request.META
+            if idempotency.HEADER in meta:
+                return idempotency.answer(request, partial(post, request, *args, **kwargs))
+            if retried.HEADER in meta:
+                return retried.answer(request, partial(post, request, *args, **kwargs))
+            return post(request, *args, **kwargs)
+
+        return once
 
 
 class CallView(GatewayView):

@@ -1,16 +1,15 @@
-"""The life of a call: read it, route it, open it, hold its credits, attempt it, close it.
+"""The life of a call: read, let in, looked up in the cache, routed, opened, its credits held, attempted, closed.
 
 Every admitted call is closed exactly once, whatever happens to its client: the record goes to the spool before the last
 byte is released. Never knows a wire format (that is `dialects`), never opens a socket itself (that is `upstream`),
-never settles money (that is the worker). Neighbours: `api.py` before it, `routing.py`, `upstream.py`,
-`billing.ledger.hold` and `traces.intake` after it.
+never settles money (that is the worker). Neighbours: `api.py` before it, `throttle.py`, `cache.py` and `candidates.py`
+on its way, `attempts.py` (which target is asked when), `billing.ledger.hold` and `traces.intake` after it.
 """
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
 from typing import Any
 
 import httpx
@@ -19,13 +18,16 @@ from django.conf import settings
 from django.http import HttpResponse, HttpResponseBase
 
 from accounts.keys import Caller
-from billing import ledger, prices
+from billing import ledger
 from billing.prices import Priced
 from billing.usage import Rates, affordable_output, worst
-from gateway import attachments, credentials, files, outgoing, params, routing, upstream
+from gateway import attachments, breakdown, cache, call_settings, candidates, outgoing, params, throttle, upstream
 from gateway.answers import LOG_ID, Relay, StreamAnswer, content_type, failed, passed_on, refused, without_keys
+from gateway.attempts import Trail, retry_after_s
+from gateway.call_settings import Settings
+from gateway.candidates import Candidate, Skipped
 from gateway.credentials import Stored
-from gateway.dialects import file_ids, openai_chat, variables, wire
+from gateway.dialects import openai_chat, thinking, variables, wire
 from gateway.dialects.exchange import JSON, Exchange, Passing, Translating
 from gateway.dialects.registry import EVENTS, TARGETS, Client
 from gateway.dialects.wire import Asked, Context, Named
@@ -33,7 +35,8 @@ from gateway.outgoing import Way
 from gateway.params import InvalidRequest, Params
 from gateway.providers import Model, Provider, catalog
 from gateway.recording import record, stored_request
-from gateway.routing import Offer, Target
+from gateway.retrying import Policy
+from gateway.routing import Target
 from respan import ids
 from respan.errors import Error
 from traces import intake
@@ -50,45 +53,14 @@ LARGE_BODY_BYTES = 512 * 1024
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 
 
-@lru_cache(maxsize=1)
-def keyless() -> frozenset[str]:
-    """Return the providers that need no key (the sandbox)."""
-    providers = catalog().providers.values()
-    return frozenset(
-        provider.id for provider in providers if provider.auth == "none" and not provider.credential_fields
-    )
-
-
-def custom_model(key: Stored, name: str) -> Model:
-    """Return the model of a custom provider's key: the catalogue knows nothing about it."""
-    return catalog().providers[key.provider].unlisted(name)
-
-
-async def offered(name: str, organization_id: int, asked: Asked | None = None) -> Offer[Stored, Priced]:
-    """Return what there is to answer a model's name with. Of the organization's keys those come first whose accounts
-    have the files that `asked` names. Raises: Error, when not even what is remembered can be used.
-    """
-    own = await credentials.usable(organization_id)
-    if asked is not None and (named := file_ids.named_in(asked)):
-        owners = (await files.owner_of(organization_id, [file.file_id for file in named])).values()
-        own = tuple(sorted(own, key=lambda key: key.public_id not in owners))
-    return Offer(
-        matches=catalog().find(name) or _unlisted(name, own),
-        own=own,
-        platform=await credentials.platform(),
-        prices=await prices.current(),
-        keyless=keyless(),
-        custom=custom_model,
-    )
-
-
 class Call:
     """One call of one caller. `answer()` runs it to its response; a streamed response closes it later."""
 
     __slots__ = (
         "accepted_upstream", "asked", "attempts", "body", "caller", "clamped", "client", "closed", "deadline",
-        "dropped", "exchange", "held_nano", "id", "log_id", "long_price", "max_output", "meta", "named", "params",
-        "started", "started_us", "stored_request", "target", "ttft_us", "way",
+        "dropped", "exchange", "flight", "held_nano", "hit", "id", "is_held", "is_open", "log_id",
+        "long_price", "max_output", "meta", "named", "params", "permit", "rank", "sent", "settings", "started",
+        "started_us", "stored_request", "target", "trail", "ttft_us", "upstream_status", "way",
     )  # fmt: skip
 
     def __init__(
@@ -106,14 +78,25 @@ class Call:
         self.deadline = self.started + settings.RESPAN_TOTAL_TIMEOUT_S
         self.asked: Asked | None = None
         self.params: Params = params.NONE
+        self.settings: Settings = call_settings.DEFAULTS
+        self.permit: throttle.Permit | None = None
+        self.hit: cache.Hit | None = None
+        self.flight: cache.Flight | None = None
+        self.trail: Trail | None = None
+        # What follows is of the attempt under way, in the end of the one that answered.
+        self.rank = 0
+        self.upstream_status: int | None = None
         self.target: Target[Stored, Priced] | None = None
         self.way: Way | None = None
         self.exchange: Exchange | None = None
+        self.sent: Asked | None = None  # what was asked, less what is bound to another model
         self.long_price: Priced | None = None  # what the provider charges for a whole call with a long input
         self.clamped = False
         self.max_output: int | None = None  # what we set because the client set nothing (credits only)
         self.dropped: tuple[str, ...] = ()
         self.held_nano = 0
+        self.is_held = False  # a hold was asked for and not refused: `finished` has to resolve it
+        self.is_open = False
         self.accepted_upstream = False
         self.attempts: list[Attempt] = []
         self.stored_request: tuple[bytes | None, bool] | None = None
@@ -123,15 +106,19 @@ class Call:
     async def answer(self) -> HttpResponseBase:
         """Run the call. Raises: Error, after the call was closed with it; asyncio.CancelledError likewise."""
         try:
-            asked = self._read()
+            self._read()
             if len(self.body) > LARGE_BODY_BYTES:
                 # Hashing data URLs takes 3 ms a MiB: not on the loop.
                 self.stored_request = await asyncio.to_thread(stored_request, self)
-            target = self.target = await self._route(asked.model)
-            await self._prepare(asked, target)
-            self._open(asked, target)
-            await self._hold(asked, target)
-            return await self._attempt(asked, target)
+            self.settings = await call_settings.of(self.caller.organization_id)
+            self.permit = await throttle.enter(self)
+            found = await cache.look(self)
+            if isinstance(found, cache.Hit):
+                return self._answered_before(found)
+            self.flight = found
+            targets, skipped = await self._candidates()
+            self.trail = Trail(self, targets, skipped, policy=self._policy())
+            return await self.trail.run()
         except Error as error:
             self.close(status="error", error=error)
             error.headers[LOG_ID] = self.log_id
@@ -151,6 +138,8 @@ class Call:
         try:
             asked = self.asked = self.client.read(self.body, named=self.named)
             self.params = params.gather(asked.members, self.meta, not_ours=self.client.keeps)
+            if (timeouts := self.params.timeouts) is not None and timeouts.total_s is not None:
+                self.deadline = min(self.deadline, self.started + timeouts.total_s)
             if self.params.variables and isinstance(asked, openai_chat.Request):
                 filled = variables.filled(asked.members, asked.messages, self.params.variables)
                 if filled is not None:
@@ -159,57 +148,76 @@ class Call:
             raise InvalidRequest(str(error), param=error.param) from error
         return asked
 
-    async def _route(self, name: str) -> Target[Stored, Priced]:
-        offer = await offered(name, self.caller.organization_id, self.asked)
-        targets = routing.plan(name, offer, close_names=lambda: catalog().close_names(name))
-        target = self._fitting(targets)
-        if target.model.long_rates is not None:
-            self.long_price = offer.prices.get((target.model.provider, target.model.long_price_id))
-        return target
+    async def _candidates(self) -> tuple[list[Candidate], list[Skipped]]:
+        """Return the targets in the order they are to be asked. Raises: Error, when there is none."""
+        return await candidates.find(self)
 
-    def _fitting(self, targets: list[Target[Stored, Priced]]) -> Target[Stored, Priced]:
-        """Return the first target this endpoint can use. Raises: UnsupportedEndpoint; NothingToPayWith."""
-        client, first = self.client, targets[0].model
-        fitting = [target for target in targets if target.model.kind == client.kind or not _is_listed(target.model)]
-        if not fitting:
-            raise outgoing.UnsupportedEndpoint(
-                f"{first.full_name} is for another endpoint: the catalogue lists it as {first.kind}.", param="model"
-            )
-        payable = [target for target in fitting if client.sells or target.paid_by != "credits"]
-        if not payable:
-            raise routing.NothingToPayWith(
-                f"Credits do not cover this endpoint: add a provider key for {first.provider} under Integrations.",
-                param="model",
-            )
-        return payable[0]
+    def _policy(self) -> Policy:
+        asked, settings_ = self.params.retry, self.settings
+        if asked is not None:
+            return Policy(asked.enabled, asked.num_retries, asked.retry_after_s)
+        return Policy(settings_.retry_enabled, settings_.num_retries, settings_.retry_after_s)
 
-    async def _prepare(self, asked: Asked, target: Target[Stored, Priced]) -> None:
-        """Settle how the provider will be spoken to, and read all that a translation needs. Raises: Error."""
-        provider, client = catalog().providers[target.model.provider], self.client
+    def _answered_before(self, hit: cache.Hit) -> HttpResponseBase:
+        self.hit = hit
+        response = hit.response()
+        response[LOG_ID] = self.log_id
+        response["Cache-Control"] = "private, no-store"
+        self.close(status="ok", response_body=hit.body)
+        if breakdown.is_wanted(self):
+            answer, kind = self.client.read_json(hit.body), response["Content-Type"]
+            response.content = breakdown.told(self, response.content, kind, answer=answer, kept=hit.body)
+        return response
+
+    async def prepare(self, candidate: Candidate, *, is_other_model: bool) -> None:
+        """Settle how a target will be spoken to, and read all that a translation needs. Raises: Error.
+
+        For another model than the one asked, what an earlier answer has bound to that one is taken out.
+        """
+        assert self.asked is not None  # noqa: S101  (nothing is prepared before it was read)
+        target, client, asked = candidate.target, self.client, self.asked
+        if is_other_model and (stripped := thinking.stripped_body(client.dialect, asked)) is not None:
+            asked = client.read(stripped, named=self.named)
+        self.target, self.long_price, self.rank, self.sent = target, candidate.long_price, candidate.rank, asked
+        provider = catalog().providers[target.model.provider]
+        self._check_reachable(candidate, provider)
         way = self.way = outgoing.way(client, provider, target.model, target.key, has_tools=asked.has_tools)
         on_credits = target.paid_by == "credits"
         outgoing.check_files(asked, provider, way, on_credits=on_credits)
+        self.max_output, self.clamped, self.dropped = self._usual_limit(candidate), False, ()
         if on_credits:
             outgoing.check_priced(asked, target.model)
         if way.is_passed:
             self.exchange = Passing(client, asked)
             return
         request = outgoing.decoded(client, asked)
+        if is_other_model:
+            thinking.strip(request)
         if kinds := TARGETS[way.dialect].fetches:
             transport = outgoing.fetching(is_demo=self.caller.is_demo)
             await attachments.inline(request, transport=transport, asked=asked, kinds=kinds)
         context = Context(call_id=self.id.hex, created=self.started_us // 1_000_000)
         self.exchange = Translating(client, TARGETS[way.dialect], asked, request, context)
 
-    def _open(self, asked: Asked, target: Target[Stored, Priced]) -> None:
-        """Write the `accepted` record: from here on this call ends as one trace, whatever dies.
+    def _check_reachable(self, candidate: Candidate, provider: Provider) -> None:
+        """Check that a later target needs nothing the first one's account keeps. Raises: UnsupportedParameter."""
+        first = self.trail.first.target if self.trail is not None else candidate.target
+        if first is candidate.target or self.asked is None:
+            return
+        is_there = (candidate.target.model.provider, candidate.target.key) == (first.model.provider, first.key)
+        if not is_there and (name := thinking.kept_there(self.client.dialect, self.asked)) is not None:
+            raise outgoing.UnsupportedParameter(
+                f"{provider.name} cannot have {name}: it is kept in the account that was asked first.", param=name
+            )
+
+    def open(self, targets: Sequence[Candidate]) -> None:
+        """Write the `accepted` record: from here on this call ends as one trace, whatever dies. Once.
 
         Raises: intake.SpoolUnavailable for a call on credits; others go on untraced (drops are counted).
         """
-        if target.paid_by == "credits":
-            if asked.max_output is None and self.client.writes:
-                self.max_output = min(target.model.max_output_tokens or DEFAULT_MAX_OUTPUT, DEFAULT_MAX_OUTPUT)
-            self.held_nano = self._worst(asked, target, self.max_output or asked.max_output or 0)
+        if self.is_open:
+            return
+        assert self.asked is not None  # noqa: S101  (nothing is opened before it was read)
         try:
             intake.opened(
                 Accepted(
@@ -219,104 +227,134 @@ class Call:
                     environment=self.caller.environment,
                     started_us=self.started_us,
                     deadline_us=self.started_us + int(settings.RESPAN_TOTAL_TIMEOUT_S * 1_000_000),
-                    model=asked.model,
-                    stream=asked.stream,
-                    held_nano=self.held_nano,
+                    model=self.asked.model,
+                    stream=self.asked.stream,
+                    held_nano=max(map(self._usual_worst, targets)),
                 )
             )
+            self.is_open = True
         except intake.SpoolUnavailable:
-            if target.paid_by == "credits":
-                self.held_nano = 0
+            if targets[0].target.paid_by == "credits":
                 raise
 
-    def _hold_rates(self, input_bound: int, target: Target[Stored, Priced]) -> Rates:
+    def _usual_limit(self, candidate: Candidate) -> int | None:
+        """Return the output limit we set because the client set none (credits only)."""
+        target = candidate.target
+        if target.paid_by != "credits" or not self.client.writes or self.asked is None or self.asked.max_output:
+            return None
+        return min(target.model.max_output_tokens or DEFAULT_MAX_OUTPUT, DEFAULT_MAX_OUTPUT)
+
+    def _usual_worst(self, candidate: Candidate) -> int:
+        if candidate.target.paid_by != "credits":
+            return 0
+        assert self.asked is not None  # noqa: S101
+        return self._worst(candidate, self._usual_limit(candidate) or self.asked.max_output or 0)
+
+    @staticmethod
+    def _hold_rates(input_bound: int, candidate: Candidate) -> Rates:
         """Return the rates to hold at: those of a long input where the input may turn out to be one."""
+        target, long_price = candidate.target, candidate.long_price
         assert target.price is not None  # noqa: S101  (routing sells nothing without a price)
         above = target.model.long_above_tokens
-        is_long = self.long_price is not None and above is not None and input_bound > above
-        return self.long_price.rates if self.long_price is not None and is_long else target.price.rates
+        is_long = long_price is not None and above is not None and input_bound > above
+        return long_price.rates if long_price is not None and is_long else target.price.rates
 
-    def _worst(self, asked: Asked, target: Target[Stored, Priced], output: int) -> int:
-        bound = _input_bound(asked, target.model)
-        return worst(input_tokens=bound, output_tokens=output * asked.n, rates=self._hold_rates(bound, target))
+    def _worst(self, candidate: Candidate, output: int) -> int:
+        assert self.asked is not None  # noqa: S101
+        bound = _input_bound(self.asked, candidate.target.model)
+        rates = self._hold_rates(bound, candidate)
+        return worst(input_tokens=bound, output_tokens=output * self.asked.n, rates=rates)
 
-    async def _hold(self, asked: Asked, target: Target[Stored, Priced]) -> None:
-        """Hold the worst case. Without a limit of the client's own, a smaller one that fits is set instead.
+    async def hold(self, candidate: Candidate, others: Sequence[Candidate]) -> None:
+        """Hold the worst case of the dearest target that may be asked, if the next one is paid by credits.
 
-        From the moment a hold is asked for, `held_nano` stays set unless it was refused for certain: the finished
-        record then releases whatever the ledger did. Raises: InsufficientCredits, LedgerUnavailable.
+        Where that does not fit, the next one's own worst case; without a limit of the client's own, a smaller one that
+        fits is set instead. From the moment a hold is asked for, `is_held` stays set unless it was refused for certain:
+        the finished record then releases whatever the ledger did. Raises: InsufficientCredits, LedgerUnavailable.
         """
-        if not self.held_nano or target.price is None:
+        if candidate.target.paid_by != "credits":
             return
+        needed = self._usual_worst(candidate)
+        if self.is_held:
+            self._check_covered(needed)
+            return
+        dearest = max([needed, *map(self._usual_worst, others)])
+        if dearest > needed:
+            try:
+                await self._ask_for_hold(dearest)
+                return
+            except ledger.InsufficientCredits:
+                pass
+        if needed:
+            await self._hold_own(candidate, needed)
+
+    def _check_covered(self, needed: int) -> None:
+        """Check that what is held for an earlier target is enough for this one. Raises: InsufficientCredits."""
+        if needed > self.held_nano:
+            raise ledger.InsufficientCredits(needed_nano=needed, available_nano=self.held_nano)
+
+    async def _hold_own(self, candidate: Candidate, needed: int) -> None:
+        assert self.asked is not None  # noqa: S101
         try:
-            await self._ask_for_hold()
+            await self._ask_for_hold(needed)
             return
         except ledger.InsufficientCredits as error:
-            self.held_nano = 0
-            bound = _input_bound(asked, target.model)
-            rates = self._hold_rates(bound, target)
-            affordable = affordable_output(available=error.available_nano, input_tokens=bound, rates=rates) // asked.n
+            bound = _input_bound(self.asked, candidate.target.model)
+            rates = self._hold_rates(bound, candidate)
+            affordable = affordable_output(available=error.available_nano, input_tokens=bound, rates=rates)
+            affordable //= self.asked.n
             if self.max_output is None or affordable < LEAST_CLAMPED_OUTPUT:
                 error.extra["affordable_max_tokens"] = max(affordable, 0)
                 raise
         self.max_output = min(affordable, self.max_output)
         self.clamped = True
-        self.held_nano = self._worst(asked, target, self.max_output)
-        try:
-            await self._ask_for_hold()
-        except ledger.InsufficientCredits:
-            self.held_nano = 0
-            raise
+        await self._ask_for_hold(self._worst(candidate, self.max_output))
 
-    async def _ask_for_hold(self) -> None:
-        deadline = datetime.fromtimestamp(self.started_us / 1_000_000, UTC)
-        await ledger.hold(
-            ledger.HoldRequest(
-                id=self.id,
-                organization_id=self.caller.organization_id,
-                amount_nano=self.held_nano,
-                owner=intake.owner(),
-                deadline_at=deadline + timedelta(seconds=settings.RESPAN_TOTAL_TIMEOUT_S),
+    async def _ask_for_hold(self, amount_nano: int) -> None:
+        begun_at = datetime.fromtimestamp(self.started_us / 1_000_000, UTC)
+        self.held_nano, self.is_held = amount_nano, True
+        try:
+            await ledger.hold(
+                ledger.HoldRequest(
+                    id=self.id,
+                    organization_id=self.caller.organization_id,
+                    amount_nano=amount_nano,
+                    owner=intake.owner(),
+                    deadline_at=begun_at + timedelta(seconds=settings.RESPAN_TOTAL_TIMEOUT_S),
+                )
             )
-        )
+        except ledger.InsufficientCredits:
+            self.held_nano, self.is_held = 0, False
+            raise
 
     # --- the provider ----------------------------------------------------------------------------------------------
 
-    async def _attempt(self, asked: Asked, target: Target[Stored, Priced]) -> HttpResponseBase:
+    async def attempt(self, candidate: Candidate) -> HttpResponseBase:
+        """Ask the prepared target. Returns when the answer has begun: nobody else may answer after that.
+
+        Raises: Error; whatever the provider said has been closed then.
+        """
+        target, asked, exchange = candidate.target, self.sent, self.exchange
+        assert asked is not None and exchange is not None  # noqa: S101, PT018  (`prepare` has made them)
         provider = catalog().providers[target.model.provider]
         transport = outgoing.transport(provider, is_demo=self.caller.is_demo)
-        begun = time.monotonic()
-        status: int | None = None
-        failure: str | None = None
-        try:
-            request = await self._request(asked, target, provider, transport)
-            response = await upstream.send(request, transport=transport, deadline=self.deadline)
-            status = response.status_code
-        except Error as error:
-            failure = error.code
-            raise
-        finally:
-            self.attempts.append(
-                Attempt(
-                    provider=provider.id,
-                    model=target.model.upstream,
-                    credential=target.key.public_id if target.key else None,
-                    started_us=self.started_us + int((begun - self.started) * 1_000_000),
-                    duration_us=int((time.monotonic() - begun) * 1_000_000),
-                    status=status,
-                    error=failure,
-                    reason="first",
-                )
-            )
+        self.upstream_status, self.accepted_upstream = None, False
+        request = await self._request(asked, target, provider, transport)
+        response = await upstream.send(request, transport=transport, deadline=self.deadline)
+        status = self.upstream_status = response.status_code
         if status >= 400:
-            raise await refused(self, response, provider=provider.name, headers=self._headers(response))
+            error = await refused(self, response, provider=provider.name, headers=self._headers(response))
+            error.upstream_status, error.retry_after_s = status, retry_after_s(response.headers.raw)
+            raise error
         self.accepted_upstream = True
-        exchange, kind = self.exchange, content_type(response)
-        assert exchange is not None  # noqa: S101  (`_prepare` has made it)
+        kind = content_type(response)
         # A provider may stream unasked (sound always): passed on as it comes, unless it is a whole answer in JSON.
         is_stream = asked.stream or (exchange.is_passed and not kind.startswith(JSON))
         if is_stream and kind.startswith(exchange.stream_type):
             relay = Relay(self, response, exchange.reader())
+            await relay.begin()
+            if self.flight is not None:
+                relay.keep(cache.MAX_KEPT_BYTES, lambda complete, events: self._fill(relay, complete, events))
             shown = self.client.stream_type(asked) if kind.startswith(EVENTS) or not exchange.is_passed else kind
             return StreamAnswer(relay, headers=self._headers(response), content_type=shown)
         return await self._whole(exchange, response, kind)
@@ -348,6 +386,7 @@ class Call:
             headers=headers,
             stream=asked.stream,
             transport=transport,
+            limits=outgoing.limits(target.model, self.params.timeouts, stream=asked.stream),
             query=outgoing.client_query(self.client, self.meta) if exchange.is_passed else "",
         )
 
@@ -360,8 +399,19 @@ class Call:
         whole = exchange.whole(body, kind)
         if whole.answer.error is not None:  # some providers send their errors with a status of success
             raise failed(self, without_keys(body, self.secret), whole.answer.error, headers)
+        if self.trail is not None:
+            self.trail.answered()
         self.close(status="ok", answer=whole.answer, response_body=whole.kept)
-        return HttpResponse(whole.body, status=response.status_code, content_type=whole.content_type, headers=headers)
+        if self.flight is not None:
+            if whole.content_type.startswith((JSON, EVENTS)):
+                events = whole.body if whole.content_type.startswith(EVENTS) else None
+                self.flight.filled(whole.kept, JSON, events)
+            else:
+                self.flight.gave_up()
+        shown = whole.body
+        if breakdown.is_wanted(self):
+            shown = breakdown.told(self, shown, whole.content_type, answer=whole.answer, kept=whole.kept)
+        return HttpResponse(shown, status=response.status_code, content_type=whole.content_type, headers=headers)
 
     def _headers(self, response: httpx.Response) -> dict[str, str]:
         own_key = self.target is not None and self.target.paid_by == "own_key"
@@ -372,7 +422,20 @@ class Call:
             headers["X-Respan-Dropped-Params"] = ", ".join(self.dropped)
         if self.clamped and self.max_output:
             headers["X-Respan-Max-Tokens"] = str(self.max_output)
+        if self.flight is not None:
+            headers["X-Respan-Cache"] = "miss"
         return headers
+
+    def _fill(self, relay: Relay, complete: bool, events: bytes | None) -> None:
+        """Give the cache a stream that has ended well; of any other end `close` has told it."""
+        if complete and self.flight is not None:
+            # A breakdown tells of this call: it is nothing for the next one.
+            self.flight.filled(relay.reader.assembled(), JSON, None if breakdown.is_wanted(self) else events)
+
+    def stumbled(self, status: str) -> None:
+        """Note that a stream which had begun did not end well; a client that left says nothing of the provider."""
+        if status == "error" and self.trail is not None and self.trail.health is not None:
+            self.trail.health.failed(time.monotonic())
 
     # --- the end ---------------------------------------------------------------------------------------------------
 
@@ -388,25 +451,17 @@ class Call:
         if self.closed:
             return
         self.closed = True
+        answer = answer or wire.NOTHING
+        if self.permit is not None:
+            self.permit.leave(answer.usage)
+        if self.flight is not None and status != "ok":
+            self.flight.gave_up()
+        if self.hit is not None and self.hit.omit_log:
+            return
         try:
-            intake.finished(
-                record(self, status=status, error=error, answer=answer or wire.NOTHING, response_body=response_body)
-            )
+            intake.finished(record(self, status=status, error=error, answer=answer, response_body=response_body))
         except Exception:
             log.exception("call not recorded", call=self.log_id)
-
-
-def _is_listed(model: Model) -> bool:
-    return model.id in catalog().providers[model.provider].models
-
-
-def _unlisted(name: str, own: tuple[Stored, ...]) -> list[Model]:
-    """Return a model the catalogue does not list (a fine-tune), where an own key of its named provider may know it."""
-    prefix, _, rest = name.partition("/")
-    provider = catalog().providers.get(prefix)
-    if not rest or provider is None or prefix == routing.CUSTOM or not any(key.provider == prefix for key in own):
-        return []
-    return [provider.unlisted(rest)]
 
 
 # A document's pages are read as pictures too: its bytes are no bound.

@@ -1,15 +1,17 @@
 """What the Integrations page shows: of each provider a card, of each stored key a line.
 
-Puts facts of the catalogue and of credentials side by side; writes nothing and never opens a key. Neighbours:
-`views.py` (the pages), `credentials.py`, `providers.py`, `listing.py` (the same reach for the API).
+Puts facts of the catalogue, of credentials and of circuit breakers side by side; writes nothing and never opens a key.
+Neighbours: `views.py` (the pages), `credentials.py`, `health.py`, `providers.py`, `listing.py` (the same reach for the
+API).
 """
 
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Final
 
-from gateway import credentials
+from gateway import credentials, health
 from gateway.credentials import Stored
 from gateway.models import Credential
 from gateway.providers import RANK, Catalog, Provider
@@ -34,11 +36,28 @@ class KeyLine:
     is_custom: bool
     # Whether calls go elsewhere than the catalogue says.
     is_elsewhere: bool
+    # Its circuit breakers that are not closed.
+    paused: tuple["Pause", ...] = ()
 
     @property
     def state(self) -> str:
         """Return what is known of its health, as a state of the page's dots: ok, error or nothing."""
         return {True: "ok", False: "error", None: ""}[self.credential.test_passed]
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether calls of some model are kept from it altogether now."""
+        return any(not pause.is_probed for pause in self.paused)
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """A model that calls with a key are kept from for a while: too many have failed."""
+
+    model: str
+    # Whether some calls are let through again, to see how they fare.
+    is_probed: bool
+    until: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +96,12 @@ def line(credential: Credential, provider: Provider | None) -> KeyLine:
         base_url=credentials.of(credential).effective_base_url(),
         is_custom=credential.provider == CUSTOM,
         is_elsewhere=bool(credential.base_url),
+        paused=tuple(map(_pause, health.breakers(credential.public_id))),
     )
+
+
+def _pause(breaker: health.Breaker) -> Pause:
+    return Pause(breaker.model, breaker.state == "half_open", datetime.fromtimestamp(breaker.until, UTC))
 
 
 def cards(catalog: Catalog, *, stored: Iterable[Credential], offered: Sequence[Stored]) -> list[Card]:

@@ -15,7 +15,8 @@ from django.http import HttpResponse
 from gateway import credentials, listing, outgoing, routing, upstream
 from gateway.answers import CallFailed, content_type, passed_on, without_keys
 from gateway.api import GatewayView
-from gateway.call import MAX_ANSWER_BYTES, TOKENS_PER_MESSAGE, offered
+from gateway.call import MAX_ANSWER_BYTES, TOKENS_PER_MESSAGE
+from gateway.candidates import offered
 from gateway.credentials import Stored
 from gateway.dialects import anthropic, blocks, gemini_operations, registry, wire
 from gateway.dialects.registry import Client

@@ -38,6 +38,7 @@ from gateway.entered import (
     SecretRequired,
     check_name,
     check_secret,
+    check_weight,
     checked_base_url,
     checked_models,
     get_provider,
@@ -96,6 +97,13 @@ class Stored:
     base_url: str | None
     models: tuple[str, ...]
     sealed: str
+    # Its share of the calls among the keys that could serve the same call.
+    weight: int = 1
+
+    @property
+    def identity(self) -> str:
+        """Return what tells it from every other key, in this process only."""
+        return self.public_id
 
     def secret(self) -> Secret:
         """Open the key. An opened one is remembered for a minute, by everything it is bound to.
@@ -132,6 +140,24 @@ class Stored:
             return (self.base_url,)
         provider = catalog().providers.get(self.provider)
         return (provider.base_url, *provider.former_base_urls) if provider else ()
+
+
+_NO_SECRET = Secret("")
+
+
+@dataclass(frozen=True, slots=True)
+class GivenKey(Stored):
+    """A key that came with the request itself: used for it and kept nowhere."""
+
+    given: Secret = _NO_SECRET
+
+    @property
+    def identity(self) -> str:
+        # What is known of how one of them fares says nothing of another.
+        return f"{self.public_id}:{self.organization_id}:{hash(self.given.reveal())}"
+
+    def secret(self) -> Secret:
+        return self.given
 
 
 # --- The envelope ----------------------------------------------------------------------------------------------------
@@ -236,7 +262,10 @@ _fetches: Shared[tuple[int | None, int], tuple[Stored, ...]] = Shared()
 # Counts local changes: an answer that was under way during one is not kept.
 _changes = 0
 
-_SELECT = "SELECT public_id, organization_id, provider, name, base_url, allowed_models, sealed FROM gateway_credential"
+_SELECT = (
+    "SELECT public_id, organization_id, provider, name, base_url, allowed_models, sealed, weight"
+    " FROM gateway_credential"
+)
 
 
 async def usable(organization_id: int, *, now: float | None = None) -> tuple[Stored, ...]:
@@ -296,9 +325,16 @@ async def _fetch(organization_id: int | None) -> tuple[Stored, ...]:
 
 
 def _stored(
-    public_id: str, organization_id: int | None, provider: str, name: str, base_url: str, models: list[str], sealed: str
+    public_id: str,
+    organization_id: int | None,
+    provider: str,
+    name: str,
+    base_url: str,
+    models: list[str],
+    sealed: str,
+    weight: int,
 ) -> Stored:
-    return Stored(public_id, organization_id, provider, name, base_url or None, tuple(models), sealed)
+    return Stored(public_id, organization_id, provider, name, base_url or None, tuple(models), sealed, weight)
 
 
 def of(credential: Credential) -> Stored:
@@ -311,6 +347,7 @@ def of(credential: Credential) -> Stored:
         credential.base_url,
         credential.allowed_models,
         credential.sealed,
+        credential.weight,
     )
 
 
@@ -367,6 +404,7 @@ def check(
     secret: Secret | None,
     base_url: str | None,
     models: Sequence[str],
+    weight: int | None = None,
     replaces: Stored | None = None,
 ) -> tuple[str, list[str]]:
     """Return the base URL and the models as they would be kept; `replaces` is the credential that is changed.
@@ -384,6 +422,8 @@ def check(
         raise SecretRequired(param="secret")
     if secret is not None or replaces is None:
         check_secret(facts, secret or Secret(""))
+    if weight is not None:
+        check_weight(weight)
     return base_url, checked_models(facts, models)
 
 
@@ -395,22 +435,31 @@ def store(
     secret: Secret | str | None,
     base_url: str | None = None,
     models: Sequence[str] = (),
+    weight: int | None = None,
     actor: User | None,
     address: str | None,
     submission: UUID | None = None,
 ) -> Credential:
-    """Seal and keep a provider key; None as organization makes it the platform's.
+    """Seal and keep a provider key; None as organization makes it the platform's, None as weight means 1.
 
     The same `submission` (a form sent twice) stores one credential and returns it both times. Raises: as `check`.
     """
     secret = secret if isinstance(secret, Secret) else Secret(secret or "")
-    credential = Credential(organization=organization, provider=provider, name=name, created_by=actor)
+    credential = Credential(
+        organization=organization, provider=provider, name=name, weight=weight or 1, created_by=actor
+    )
     if submission is not None:
         credential.public_id = _public_id(organization, submission)
         if twin := Credential.objects.filter(public_id=credential.public_id).first():
             return twin
     credential.base_url, credential.allowed_models = check(
-        organization=organization, provider=provider, name=name, secret=secret, base_url=base_url, models=models
+        organization=organization,
+        provider=provider,
+        name=name,
+        secret=secret,
+        base_url=base_url,
+        models=models,
+        weight=weight,
     )
     _seal_into(credential, secret)
     try:
@@ -430,10 +479,11 @@ def change(
     secret: Secret | None,
     base_url: str | None = None,
     models: Sequence[str] = (),
+    weight: int | None = None,
     actor: User | None,
     address: str | None,
 ) -> Credential:
-    """Replace a credential's key (None keeps it), base URL and allowed models. Raises: as `check`."""
+    """Replace a credential's key and weight (None keeps either), base URL and allowed models. Raises: as `check`."""
     with transaction.atomic():
         row = Credential.objects.select_for_update(of=("self",)).select_related("organization").get(pk=credential.pk)
         row.base_url, row.allowed_models = check(
@@ -443,8 +493,10 @@ def change(
             secret=secret,
             base_url=base_url,
             models=models,
+            weight=weight,
             replaces=of(row),
         )
+        row.weight = row.weight if weight is None else weight
         if secret is not None:
             _seal_into(row, secret)
             row.tested_at = row.test_passed = row.test_latency_ms = None
@@ -488,7 +540,13 @@ def _record(credential: Credential, action: str, actor: User | None, address: st
         actor=actor,
         action=action,
         target=credential.public_id,
-        detail={"provider": credential.provider, "name": credential.name, "base_url": credential.base_url, **detail},
+        detail={
+            "provider": credential.provider,
+            "name": credential.name,
+            "base_url": credential.base_url,
+            "weight": credential.weight,
+            **detail,
+        },
         address=address,
     )
     organization_id = credential.organization_id

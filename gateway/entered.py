@@ -16,6 +16,7 @@ from respan import outbound
 from respan.errors import Error
 
 MAX_SECRET_CHARS = 8_192
+MAX_WEIGHT = 1_000
 _SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?")
 _MODEL = re.compile(r"[!-~]{1,200}")
 
@@ -117,6 +118,12 @@ def check_secret(facts: Provider, secret: Secret) -> None:
     # It goes into a header: nothing but visible ASCII may. A server of one's own may need no key.
     if not re.fullmatch(r"[!-~]*", value) or (not value and facts.id != CUSTOM):
         raise InvalidCredential("Paste the provider's key: visible characters without blanks.", param="secret")
+
+
+def check_weight(weight: int) -> None:
+    """Check a share of the calls. Raises: InvalidCredential."""
+    if not 1 <= weight <= MAX_WEIGHT:
+        raise InvalidCredential(f"A weight is a whole number from 1 to {MAX_WEIGHT:,}.", param="weight")
 
 
 def checked_models(facts: Provider, models: Sequence[str]) -> list[str]:

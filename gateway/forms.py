@@ -11,7 +11,7 @@ from typing import Any
 
 from django import forms
 
-from gateway.entered import MAX_SECRET_CHARS, Secret
+from gateway.entered import MAX_SECRET_CHARS, MAX_WEIGHT, Secret
 from gateway.providers import Provider, catalog
 from gateway.routing import CUSTOM
 
@@ -75,8 +75,15 @@ class CredentialForm(forms.Form):
         widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false", "inputmode": "url"}),
     )
     models = ModelsField()
+    weight = forms.IntegerField(
+        required=False,
+        min_value=1,
+        max_value=MAX_WEIGHT,
+        help_text="Its share of the calls among the keys that could serve the same call.",
+        widget=forms.NumberInput(attrs={"inputmode": "numeric"}),
+    )
 
-    field_order: Sequence[str] = ("secret", "base_url", "models")
+    field_order: Sequence[str] = ("secret", "base_url", "models", "weight")
 
     def __init__(self, *args: Any, about: Provider | None = None, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -123,7 +130,7 @@ class NewCredentialForm(CredentialForm):
     )
     submission = forms.UUIDField(widget=forms.HiddenInput, initial=uuid.uuid4)
 
-    field_order = ("provider", "name", "secret", "base_url", "models", "submission")
+    field_order = ("provider", "name", "secret", "base_url", "models", "weight", "submission")
 
     def __init__(self, *args: Any, about: Provider | None = None, **options: Any) -> None:
         super().__init__(*args, about=about, **options)

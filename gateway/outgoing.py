@@ -33,7 +33,7 @@ STREAM_LIMITS = {
     "read": settings.RESPAN_GAP_TIMEOUT_S,
     "total": settings.RESPAN_TOTAL_TIMEOUT_S,
 }
-# A whole answer's head comes when all of it is written.
+# A whole answer's head comes when all of it is written; a model that thinks first may be silent as long.
 WHOLE_LIMITS = {**STREAM_LIMITS, "first_byte": settings.RESPAN_ANSWER_TIMEOUT_S}
 
 # What a provider of the client's own dialect may learn of its headers: (Django's name, the header).
@@ -110,6 +110,24 @@ def _at(base_url: str, path: str) -> str:
     return f"{parts.scheme}://{parts.netloc}{path}"
 
 
+def _usual_limits(stream: bool) -> Mapping[str, float]:
+    return STREAM_LIMITS if stream else WHOLE_LIMITS
+
+
+def limits(model: Model, asked: params.Timeouts | None, *, stream: bool) -> Mapping[str, float]:
+    """Return the time-outs of an attempt, in seconds by phase; a request's own are within bounds already."""
+    usual = _usual_limits(stream and model.thinking == "none")
+    if asked is None:
+        return usual
+    own = dict(usual)
+    if asked.total_s is not None:
+        own["total"] = min(own["total"], asked.total_s)
+        own["first_byte"] = max(own["first_byte"], asked.total_s)
+    if asked.first_token_s is not None and stream:
+        own["first_byte"] = asked.first_token_s
+    return own
+
+
 def order(client: Client, provider: Provider, model: Model, *, credits: bool, max_output: int | None) -> blocks.Order:
     """Return what the writers of the body have to know. `max_output` is the limit that replaces the client's."""
     return blocks.Order(
@@ -178,6 +196,7 @@ async def sealed(
     headers: Mapping[str, str],
     stream: bool,
     transport: httpx.AsyncBaseTransport,
+    limits: Mapping[str, float] | None = None,
     query: str = "",
 ) -> httpx.Request:
     """Return the request as it leaves, with the key where the provider wants it. Raises: Error (a key of no use)."""
@@ -187,7 +206,7 @@ async def sealed(
     url = _url(way.base_url + sent.path + query)
     if secret:
         leaving.update(await _key_headers(provider.auth, secret, url, sent.body, leaving, transport))
-    return upstream.post(url, headers=leaving, body=sent.body, limits=STREAM_LIMITS if stream else WHOLE_LIMITS)
+    return upstream.post(url, headers=leaving, body=sent.body, limits=limits or _usual_limits(stream))
 
 
 @lru_cache(maxsize=4_000)

@@ -3,33 +3,49 @@
 Carriers, first wins: the `respan_params` object in the body, the header `X-Data-Respan-Params` (base64 or raw JSON),
 the top level of the body; the older names `keywordsai_params` and `X-Data-Keywordsai-Params` still count. A carrier
 that is not an object is ignored. Never forwards anything and never decodes messages: `gateway.dialects` reads the
-body, `gateway.call` acts. Source: Respan's public documentation of the gateway parameters.
+body, `gateway.call` acts. Neighbours: `routing_params.py` and `execution_params.py` read most of what acts. Source:
+Respan's public documentation of the gateway parameters.
 """
 
 import base64
 import binascii
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import msgspec
 
-from respan.errors import Error
+from gateway import execution_params, routing_params
+from gateway.execution_params import Cache as Cache
+from gateway.execution_params import Retry as Retry
+from gateway.execution_params import Timeouts as Timeouts
+from gateway.param_values import InvalidRequest as InvalidRequest
+from gateway.param_values import flag, whole
+from gateway.routing_params import Balance as Balance
+from gateway.routing_params import GivenAccount as GivenAccount
+from gateway.routing_params import GivenKeys as GivenKeys
+from gateway.routing_params import Member as Member
 
 CARRIERS = ("respan_params", "keywordsai_params")
 HEADERS = ("HTTP_X_DATA_RESPAN_PARAMS", "HTTP_X_DATA_KEYWORDSAI_PARAMS")
+# The one parameter with a header of its own.
+ROUTE_HEADER = "HTTP_X_RESPAN_ROUTE_PROVIDER"
 
-ACTING = frozenset(
-    {
-        "customer_identifier",
-        "customer_params",
-        "customer_email",
-        "metadata",
-        "custom_identifier",
-        "thread_identifier",
-        "disable_log",
-        "variables",
-    }
+ACTING = (
+    frozenset(
+        {
+            "customer_identifier",
+            "customer_params",
+            "customer_email",
+            "metadata",
+            "custom_identifier",
+            "thread_identifier",
+            "disable_log",
+            "variables",
+        }
+    )
+    | routing_params.NAMES
+    | execution_params.NAMES
 )
 # Known to be Respan's, not acted upon yet: taken out of the body, named in a warning on the log.
 ANNOUNCED = frozenset(
@@ -46,30 +62,10 @@ ANNOUNCED = frozenset(
         "span_workflow_name",
         "span_path",
         "trace_name",
-        "fallback_models",
-        "disable_fallback",
-        "load_balance_group",
-        "load_balance_models",
-        "loadbalance_models",
-        "models",
-        "exclude_providers",
-        "exclude_models",
-        "customer_credentials",
-        "credential_override",
-        "customer_api_keys",
-        "model_name_map",
-        "route_provider_override",
-        "cache_enabled",
-        "cache_ttl",
-        "cache_options",
-        "retry_params",
         "prompt",
-        "request_breakdown",
         "field_name",
         "delimiter",
         "positive_feedback",
-        "first_token_timeout",
-        "timeout",
         "echo",
         "mock_response",
         "posthog_integration",
@@ -94,18 +90,15 @@ OURS = ACTING | ANNOUNCED | frozenset(CARRIERS)
 MAX_IDENTIFIER = 254
 MAX_METADATA_MEMBERS = 64
 MAX_METADATA_VALUE = 2_000
-
-
-class InvalidRequest(Error):
-    """A body the caller has to mend; `param` names the member."""
-
-    status = 400
-    code = "invalid_request"
+MAX_RATE_LIMIT = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Params:
-    """Respan's parameters of one call, checked and cut to size. `warnings` go on the log."""
+    """Respan's parameters of one call, checked and cut to size. `warnings` go on the log.
+
+    A key in it is a `Secret`, which nothing can show.
+    """
 
     customer_identifier: str | None = None
     customer_name: str | None = None
@@ -117,6 +110,38 @@ class Params:
     # What fills `{{name}}` in the messages of a chat completion.
     variables: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+
+    # Where the call goes. None: the organization's list.
+    fallback_models: tuple[str, ...] | None = None
+    disable_fallback: bool = False
+    # Candidates beside the model asked for.
+    models: tuple[str, ...] = ()
+    exclude_models: frozenset[str] = frozenset()
+    exclude_providers: frozenset[str] = frozenset()
+    load_balance: Balance | None = None
+    customer_credentials: tuple[GivenKeys, ...] = ()
+    credential_override: Mapping[str, GivenAccount] = field(default_factory=dict)
+    model_name_map: Mapping[str, str] = field(default_factory=dict)
+    route_provider: str | None = None
+
+    # How it is carried out. None: as the organization has it.
+    retry: Retry | None = None
+    timeouts: Timeouts | None = None
+    cache: Cache | None = None
+    request_breakdown: bool = False
+    # Requests a minute of this customer.
+    customer_rate_limit: int | None = None
+
+    @property
+    def routes(self) -> bool:
+        """Tell whether anything is said about where the call goes."""
+        return (
+            self.fallback_models is not None
+            or self.load_balance is not None
+            or self.route_provider is not None
+            or bool(self.models or self.exclude_models or self.exclude_providers or self.disable_fallback)
+            or bool(self.customer_credentials or self.credential_override or self.model_name_map)
+        )
 
 
 NONE = Params()
@@ -134,14 +159,14 @@ def gather(
     present = members.keys() & OURS
     if not_ours:
         present -= not_ours - ACTING
-    header = meta.get(HEADERS[0]) or meta.get(HEADERS[1])
-    if not present and not header:
+    header, route = meta.get(HEADERS[0]) or meta.get(HEADERS[1]), meta.get(ROUTE_HEADER)
+    if not present and not header and not route:
         return NONE
     values: dict[str, Any] = {
         name: _decoded(members[name]) for name in members if name in present and name not in CARRIERS
     }
     warnings: list[str] = []
-    carried = [values, _header_object(header, warnings)]
+    carried = [values, {"route_provider_override": route.strip()} if route else {}, _header_object(header, warnings)]
     carried += [_object(_decoded(members[name]), name, warnings) for name in reversed(CARRIERS) if name in present]
     merged: dict[str, Any] = {}
     for carrier in carried:
@@ -196,7 +221,7 @@ def _checked(values: dict[str, Any], warnings: list[str]) -> Params:
         raise InvalidRequest("customer_params must be an object.", param="customer_params")
     for name in sorted(values.keys() & ANNOUNCED):
         warnings.append(f"{name} has no effect yet")
-    for name in sorted(customer.keys() - {"customer_identifier", "name", "email"}):
+    for name in sorted(customer.keys() - {"customer_identifier", "name", "email", "rate_limit"}):
         warnings.append(f"customer_params.{name} has no effect yet")
     return Params(
         customer_identifier=_text(
@@ -207,10 +232,26 @@ def _checked(values: dict[str, Any], warnings: list[str]) -> Params:
         custom_identifier=_text(values.get("custom_identifier"), "custom_identifier", warnings),
         thread_identifier=_text(values.get("thread_identifier"), "thread_identifier", warnings),
         metadata=_metadata(values.get("metadata"), warnings),
-        disable_log=_flag(values.get("disable_log"), "disable_log"),
+        disable_log=bool(flag(values.get("disable_log"), "disable_log")),
         variables=values.get("variables") or {},
         warnings=warnings,
+        retry=execution_params.retry(values, warnings),
+        timeouts=execution_params.timeouts(values, warnings),
+        cache=execution_params.cache(values),
+        request_breakdown=bool(flag(values.get("request_breakdown"), "request_breakdown")),
+        customer_rate_limit=whole(
+            customer.get("rate_limit"), "customer_params.rate_limit", least=1, most=MAX_RATE_LIMIT
+        ),
+        **_routing(values, warnings),
     )
+
+
+def _routing(values: Mapping[str, Any], warnings: list[str]) -> dict[str, Any]:
+    """Return what the request says about where it goes, by the names of `Params`. Raises: InvalidRequest."""
+    if routing_params.NAMES.isdisjoint(values):
+        return {}
+    found = routing_params.read(values, warnings)
+    return {each.name: getattr(found, each.name) for each in fields(found)}
 
 
 def _text(value: Any, name: str, warnings: list[str]) -> str | None:
@@ -227,14 +268,6 @@ def _text(value: Any, name: str, warnings: list[str]) -> str | None:
 def _storable(text: str) -> str:
     """Take out what PostgreSQL cannot store as text: NUL, and halves of surrogate pairs."""
     return text.replace("\0", "").encode("utf-8", "replace").decode()
-
-
-def _flag(value: Any, name: str) -> bool:
-    if value is None:
-        return False
-    if not isinstance(value, bool):
-        raise InvalidRequest(f"{name} must be true or false.", param=name)
-    return value
 
 
 def _metadata(value: Any, warnings: list[str]) -> dict[str, str]:

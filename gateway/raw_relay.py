@@ -8,7 +8,7 @@ Source: Respan's public documentation of the provider pass-through.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -17,12 +17,14 @@ from django.http import HttpResponseBase
 from accounts.keys import Caller
 from billing import prices
 from billing.prices import Priced
-from gateway import credentials, params
+from gateway import credentials, given_keys, params
 from gateway.api import GatewayView
 from gateway.call import Call
+from gateway.candidates import Candidate, Skipped
 from gateway.credentials import Secret, Stored
 from gateway.dialects import blocks, openai_chat, registry, wire
 from gateway.providers import Model, Provider, catalog
+from gateway.retrying import Policy
 from gateway.routing import CUSTOM, Target
 from respan.api import CallRequest
 from respan.errors import Error
@@ -56,16 +58,6 @@ class NoProviderKey(Error):
 
     status = 400
     code = "no_credential"
-
-
-@dataclass(frozen=True, slots=True)
-class GivenKey(Stored):
-    """A key that came with the request itself: used for it and kept nowhere."""
-
-    given: Secret
-
-    def secret(self) -> Secret:
-        return self.given
 
 
 # --- The body --------------------------------------------------------------------------------------------------------
@@ -114,12 +106,18 @@ class RawCall(Call):
         super().__init__(caller, meta, body, client=CLIENT)
         self.provider_name = provider_name
 
-    async def _route(self, name: str) -> Target[Stored, Priced]:
+    async def _candidates(self) -> tuple[list[Candidate], list[Skipped]]:
+        assert self.asked is not None  # noqa: S101  (read before)
+        name = self.asked.model
         own = await credentials.usable(self.caller.organization_id)
         provider, key = _chosen(self.provider_name, own, self.meta, self.caller.organization_id)
         model = _model(provider, name)
         price = (await prices.current()).get((provider.id, model.id))
-        return Target(model, key, price, "own_key")
+        target: Target[Stored, Priced] = Target(model, key, price, "own_key")
+        return [Candidate(target, name, 0, None)], []
+
+    def _policy(self) -> Policy:
+        return Policy(enabled=False)  # nothing is decided for the client
 
     def _client_headers(self, provider: Provider, *, own_key: bool) -> Mapping[str, str]:
         return forwarded(self.meta, provider)
@@ -158,7 +156,7 @@ def _chosen(
         raise UnknownProvider(f"There is no provider called {name[:60]} that speaks OpenAI's chat completions.")
     given = str(meta.get(_own_prefix(provider) + _KEY, "")).strip()
     if given and len(given) <= _MAX_KEY_CHARS and _is_sendable(given) and provider.base_url:
-        return provider, GivenKey("in_request", organization_id, provider.id, "request", None, (), "", Secret(given))
+        return provider, given_keys.key(Secret(given), provider, organization_id)
     for key in own:
         if key.provider == provider.id:
             return provider, key

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from billing.usage import Usage
-from gateway import params
+from gateway import params, throttle
 from gateway.answers import CallFailed
+from gateway.breakdown import price
 from gateway.dialects import wire
 from respan.errors import Error
 from traces import intake
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from gateway.call import Call
 
 _TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
+# What the trace calls the model of an answer that came from the cache.
+CACHED_MODEL = "respan/cache"
 _NOT_KEPT = "The text of this error was not kept: this key keeps no content."
 # About what a token is in UTF-8, across languages and code.
 _BYTES_PER_TOKEN = 4
@@ -58,11 +61,11 @@ def record(
         stream=asked.stream if asked else False,
         provider=target.model.provider if target else None,
         request_model=asked.model[:200] if asked else "",
-        response_model=answer.model,
+        response_model=CACHED_MODEL if call.hit else answer.model,
         credential=target.key.public_id if target and target.key else None,
         paid_by=target.paid_by if target else "nobody",
-        held=call.held_nano > 0,
-        rates_id=_rates_id(call, usage),
+        held=call.is_held,
+        rates_id=priced.rates_id if (priced := price(call, usage)) else None,
         free=target is None or target.paid_by == "free",
         usage=usage,
         usage_source=usage_source,
@@ -78,6 +81,7 @@ def record(
         metadata=known.metadata,
         warnings=[
             *known.warnings,
+            *(call.permit.warnings if call.permit else ()),
             *(f"{name} is not supported by this model and was left out" for name in call.dropped),
         ],
         attempts=call.attempts,
@@ -86,6 +90,14 @@ def record(
         request_truncated=request_truncated,
         response_truncated=response_truncated,
         disable_log=known.disable_log,
+        cached=call.hit is not None,
+        saved_nano=call.hit.saved_nano if call.hit else None,
+        cache_key=asked_cache.cache_key if (asked_cache := call.hit or call.flight) else None,
+        cache_log_id=call.hit.log_id if call.hit else None,
+        load_balance_group=known.load_balance.group_id if known.load_balance else None,
+        fallback=call.rank if status == "ok" else 0,
+        retries=max(0, call.trail.made - 1) if call.trail else 0,
+        limit=error.limit if isinstance(error, throttle.LimitReached) else call.permit.limit if call.permit else None,
     )
 
 
@@ -98,16 +110,6 @@ def stored_request(call: "Call") -> tuple[bytes | None, bool]:
         return intake.redact(call.client.stored(asked))
     ours = asked.members.keys() & (params.OURS - call.client.keeps)
     return intake.redact(wire.patched(asked, drop=ours) if ours else call.body)
-
-
-def _rates_id(call: "Call", usage: Usage | None) -> int | None:
-    """Return the version of the rates a call is charged at: by its real input, where a long one costs more."""
-    if call.target is None or call.target.price is None:
-        return None
-    above = call.target.model.long_above_tokens
-    if call.long_price is not None and usage is not None and above is not None and usage.input_tokens > above:
-        return call.long_price.rates_id
-    return call.target.price.rates_id
 
 
 def _keeps_content(call: "Call") -> bool:

@@ -1,7 +1,8 @@
 """Pure: from a model's name to the ordered attempts that may answer it, and who pays for each.
 
 Never opens a socket, reads a clock or a database: the catalogue's matches, the organization's keys, the operator's keys
-and the prices are arguments. Neighbours: `gateway.call` gathers the arguments and makes the attempts.
+and the prices are arguments. Neighbours: `gateway.candidates` gathers the arguments, `gateway.balancing` chooses among
+targets that could all answer.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +22,8 @@ CUSTOM = "custom"
 
 # What a model may write unasked, whatever a request says of it.
 _WRITTEN = frozenset({"audio_output", "image_output"})
+# A model with nothing but this is one of which nothing is known.
+_OF_EVERY_MODEL = frozenset({"streaming"})
 
 
 class ModelNotFound(Error):
@@ -46,6 +49,8 @@ class Key(Protocol):
     def name(self) -> str: ...
     @property
     def models(self) -> tuple[str, ...]: ...
+    @property
+    def weight(self) -> int: ...
 
 
 class PricedRates(Protocol):
@@ -103,6 +108,32 @@ def plan(name: str, offer: Offer[K, P], *, close_names: Callable[[], Sequence[st
         "or ask the operator to offer the model on credits.",
         param="model",
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a model has to take in to answer a request."""
+
+    input_tokens: int = 0  # about; 0: not known
+    images: bool = False
+    documents: bool = False
+    sound: bool = False
+
+
+def why_not(model: "Model", needs: Needs) -> str | None:
+    """Return why a model cannot answer; None when nothing that is known of it speaks against it."""
+    if model.context_tokens is not None and needs.input_tokens > model.context_tokens:
+        return f"its context holds {model.context_tokens} tokens, the request has about {needs.input_tokens}"
+    if model.capabilities <= _OF_EVERY_MODEL:
+        return None
+    for is_needed, capability, what in (
+        (needs.images, "vision", "images"),
+        (needs.documents, "pdf", "documents"),
+        (needs.sound, "audio", "sound"),
+    ):
+        if is_needed and capability not in model.capabilities:
+            return f"it reads no {what}"
+    return None
 
 
 def _custom(name: str, offer: Offer[K, P]) -> Iterator[Target[K, P]]:

@@ -97,8 +97,36 @@ def of(kind: str, *, base_url: str, model: str) -> list[Snippet]:
     ]
 
 
+def of_group(*, base_url: str, model: str, group_id: str) -> list[Snippet]:
+    """Return a chat that names a load balance group, in the same languages; `model` has to be sent all the same."""
+    call, url, name = _CALLS["chat"], json.dumps(base_url), json.dumps(model)
+    group = json.dumps(group_id)
+    python = _PYTHON.format(
+        url=url, name=name, key=KEY_VARIABLE, method=call.method, shown=call.shown_python,
+        members=f'{call.python}    extra_body={{"load_balance_group": {{"group_id": {group}}}}},\n',
+    )  # fmt: skip
+    typescript = _TYPESCRIPT.format(
+        url=url, name=name, key=KEY_VARIABLE, method=call.method, shown=call.shown_typescript,
+        members=f"{call.typescript}  // @ts-expect-error: a parameter of Respan\n"
+        f"  load_balance_group: {{ group_id: {group} }},\n",
+    )  # fmt: skip
+    body = {"model": model, **json.loads(call.body or "{}"), "load_balance_group": {"group_id": group_id}}
+    curl = (
+        _curl_head(base_url, call) + f'  -H "Content-Type: application/json" \\\n  -d {shlex.quote(json.dumps(body))}\n'
+    )
+    return [
+        Snippet("python", "Python", python),
+        Snippet("typescript", "TypeScript", typescript),
+        Snippet("curl", "curl", curl),
+    ]
+
+
+def _curl_head(base_url: str, call: _Call) -> str:
+    return f'curl {base_url}{call.path} \\\n  -H "Authorization: Bearer ${KEY_VARIABLE}" \\\n'
+
+
 def _curl(call: _Call, base_url: str, model: str) -> str:
-    head = f'curl {base_url}{call.path} \\\n  -H "Authorization: Bearer ${KEY_VARIABLE}" \\\n'
+    head = _curl_head(base_url, call)
     if call.body is None:
         return f"{head}  -F {shlex.quote(f'model={model}')} \\\n  -F file=@hello.mp3\n"
     body = shlex.quote(json.dumps({"model": model, **json.loads(call.body)}))

@@ -20,7 +20,7 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 from accounts import audit
 from accounts.models import Membership, Organization, Role
 from accounts.tenancy import MemberRequest, has_role, require_role
-from gateway import cards, credentials
+from gateway import breaker_sharing, cards, credentials
 from gateway.forms import CredentialForm, NewCredentialForm, ProbeForm
 from gateway.models import Credential
 from gateway.probe import probe
@@ -73,7 +73,7 @@ def add_integration(request: MemberRequest) -> HttpResponse:
     if about is not None and about.id != CUSTOM:
         taken = Credential.objects.filter(organization=request.membership.organization, provider=about.id)
         name = "" if taken.filter(name="Main").exists() else "Main"
-    initial = {"provider": about.id if about else "", "name": name}
+    initial = {"provider": about.id if about else "", "name": name, "weight": 1}
     return _add_page(request, NewCredentialForm(initial=initial, about=about))
 
 
@@ -85,7 +85,11 @@ def integration(request: MemberRequest, public_id: str) -> HttpResponse:
     credential = _get(request, public_id)
     about = catalog().providers.get(credential.provider)
     if request.method != "POST":
-        shown = {"base_url": credential.base_url, "models": "\n".join(credential.allowed_models)}
+        shown = {
+            "base_url": credential.base_url,
+            "models": "\n".join(credential.allowed_models),
+            "weight": credential.weight,
+        }
         return _change_page(request, credential, CredentialForm(initial=shown, about=about))
     form = CredentialForm(request.POST, about=about)
     if not form.is_valid():
@@ -96,6 +100,7 @@ def integration(request: MemberRequest, public_id: str) -> HttpResponse:
             secret=form.cleaned_data["secret"] or None,
             base_url=form.cleaned_data["base_url"],
             models=form.cleaned_data["models"],
+            weight=form.cleaned_data["weight"],
             actor=request.user,
             address=audit.client_address(request),
         )
@@ -192,6 +197,7 @@ def _put(form: CredentialForm, error: Error) -> None:
 def _list(request: MemberRequest, *, status: int = HTTPStatus.OK) -> HttpResponse:
     organization = request.membership.organization
     stored = Credential.objects.filter(organization=organization).select_related("created_by")
+    breaker_sharing.refresh_now()
     everything = cards.cards(catalog(), stored=stored, offered=credentials.offered())
     text = request.GET.get("q", "").replace("\x00", "").strip()[:100]
     may_manage = has_role(request.membership, Role.ADMIN)

@@ -39,6 +39,9 @@ class CallRequest(HttpRequest):
     caller: Any
 
 
+Method = Callable[..., Awaitable[HttpResponseBase]]
+
+
 def envelope(error: Error) -> dict[str, Any]:
     """Return an error in the shape of the management API."""
     body: dict[str, Any] = {"detail": error.message, "code": error.code}
@@ -63,6 +66,8 @@ class AsyncAPIView(APIView):
         methods = {
             name: getattr(shared, name.lower()) for name in ("GET", "POST", "DELETE") if hasattr(shared, name.lower())
         }
+        if "POST" in methods:
+            methods["POST"] = shared.around(methods["POST"])
         if "GET" in methods:
             methods["HEAD"] = methods["GET"]
         allow = ", ".join([*methods, "OPTIONS"])
@@ -90,6 +95,10 @@ class AsyncAPIView(APIView):
         view.csrf_exempt = True  # type: ignore[attr-defined]
         view.__doc__ = cls.__doc__
         return view
+
+    def around(self, post: Method) -> Method:
+        """Return what answers a POST; a subclass may put something around its method."""
+        return post
 
     def refuse(self, request: HttpRequest, error: Error) -> HttpResponse:
         """Return the answer to an error; a subclass answers in the dialect of the caller."""

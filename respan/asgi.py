@@ -29,7 +29,8 @@ django_application = get_asgi_application()
 
 import respan.celery  # noqa: E402, F401  (publishing goes to our broker)
 from accounts import keys  # noqa: E402
-from respan import outbound, pool  # noqa: E402
+from gateway import throttle  # noqa: E402
+from respan import leaving, outbound, pool, redis  # noqa: E402
 from respan.errors import Error  # noqa: E402
 from traces import intake  # noqa: E402
 
@@ -199,12 +200,16 @@ class Lean:
         await receive()
         while self.pending:
             await asyncio.wait(self.pending, timeout=30)
+        await _answers_written()
         await _follow_added_models(stop=True)
         if self.docs_mcp is not None:
             await self.docs_mcp.close()
         await keys.flush_last_used()
+        await _settle_cache()
+        await throttle.close()
         await outbound.close()
         await pool.close()
+        await redis.close()
         intake.close()
         await send({"type": "lifespan.shutdown.complete"})
 
@@ -253,11 +258,15 @@ class Exchange:
         return None
 
     async def watch(self) -> None:
-        """Cancel the work when the client leaves. After the last send uvicorn also says `http.disconnect`: not then."""
+        """Cancel the work when the client leaves, unless it goes on for somebody else.
+
+        After the last send uvicorn also says `http.disconnect`: not then.
+        """
         await self.receive()
         if not self.over:
             self.gone = True
-            self.task.cancel()
+            if not leaving.goes_on(self.scope):
+                self.task.cancel()
 
     async def respond(self, body: bytes) -> HttpResponseBase:
         try:
@@ -346,6 +355,20 @@ def _warm_up() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)
+
+
+async def _answers_written() -> None:
+    """Let answers that may be asked for again reach the database."""
+    from gateway import replays
+
+    await replays.written(timeout_s=2)
+
+
+async def _settle_cache() -> None:
+    """Let answers that were just brought be kept, and hits be counted."""
+    from gateway import cache
+
+    await cache.settled()
 
 
 async def _follow_added_models(*, stop: bool = False) -> None:

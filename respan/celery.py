@@ -59,7 +59,10 @@ app.conf.beat_schedule = {
     "nudge late batches": {"task": "traces.nudge_batches", "schedule": 10.0},
     "reap orphaned holds": {"task": "billing.reap_holds", "schedule": 30.0},
     "forget ended sessions": {"task": "accounts.forget_ended_sessions", "schedule": 600.0},
+    "forget limit counters": {"task": "gateway.forget_limit_counters", "schedule": 3600.0},
     "expire grants": {"task": "billing.expire_grants", "schedule": 300.0},
+    "forget idempotent calls": {"task": "gateway.forget_idempotent_calls", "schedule": 60.0},
+    "sweep cached answers": {"task": "gateway.sweep_cache", "schedule": 60.0},
 }
 
 

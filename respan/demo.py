@@ -27,8 +27,8 @@ from accounts.models import ApiKey, Invitation, Membership, Organization, Role, 
 from billing import ledger, prices
 from billing.models import Entry
 from billing.usage import Usage, cost, nano_from_usd
-from gateway import credentials
-from gateway.models import Credential
+from gateway import credentials, settings_changes
+from gateway.models import CallSettings, Credential, LoadBalanceGroup
 from gateway.providers import catalog
 from respan import pool, sample
 from respan.samples import calls
@@ -54,6 +54,7 @@ def prepare(*, now: datetime) -> dict[str, str]:
         _invite(facts, organization, now=now)
         made = _keys(facts, organization, people, now=now)
         _connect(facts, organization, now=now)
+        _route(facts["routing"], organization, now=now)
         _credit(facts, organization)
     sample_is_due = not Entry.objects.filter(wallet_id=organization.pk, kind=Entry.Kind.USAGE).exists()
     if sample_is_due:
@@ -181,6 +182,25 @@ def _connect(facts: Mapping[str, Any], organization: Organization, *, now: datet
             actor=owner,
             address=None,
             now=now,
+        )
+
+
+def _route(wanted: Mapping[str, Any], organization: Organization, *, now: datetime) -> None:
+    """Give it a fallback list and a load balance group, as long as it has none of its own."""
+    by = settings_changes.By(_owner(organization), None)
+    known = settings_changes.facts(organization, today=now.date())
+    if not settings_changes.read(organization).fallback_models:
+        for model in wanted["fallback_models"]:
+            settings_changes.add_fallback(organization=organization, model=model, facts=known, by=by)
+    if not LoadBalanceGroup.objects.filter(organization=organization).exists():
+        settings_changes.store_group(
+            organization=organization,
+            group_id=wanted["group_id"],
+            name=wanted["group_name"],
+            strategy=CallSettings.Strategy.WEIGHTED,
+            members=[settings_changes.Member(**each) for each in wanted["members"]],
+            facts=known,
+            by=by,
         )
 
 

@@ -19,12 +19,20 @@ the caller's dialect. All of them (a test compares this list with the code):
     gateway.counting_api     ModelUnknown
     gateway.credentials      CredentialUnreadable CredentialsUnavailable
     gateway.entered          InvalidCredential NameTaken SecretRequired
+    gateway.fairness         TooManyCalls
     gateway.files            FileNotFound NoFileAccount
     gateway.google_account   GoogleAccountRefused InvalidGoogleAccount
+    gateway.idempotency      IdempotencyAnswerNotKept IdempotencyAnswerTooLarge IdempotencyInProgress
+                             IdempotencyKeyReused IdempotencyUnavailable InvalidIdempotencyKey
+    gateway.limit_api        LimitNotFound
+    gateway.limit_changes    InvalidLimit TooManyLimits
+    gateway.offers           NothingFits
     gateway.outgoing         KeyOfNoUse UnsupportedEndpoint UnsupportedParameter
-    gateway.params           InvalidRequest
+    gateway.param_values     InvalidRequest
     gateway.raw_relay        NoProviderKey UnknownProvider
     gateway.routing          ModelNotFound NothingToPayWith
+    gateway.settings_changes GroupGone GroupIdTaken InvalidCallSettings UnknownModel
+    gateway.throttle         LimitReached
     gateway.upstream         UpstreamBusy UpstreamDisconnected UpstreamError UpstreamInvalid UpstreamTimeout
                              UpstreamUnreachable
     respan.api               DatabaseUnavailable InvalidFilter MalformedRequest MethodNotAllowed

@@ -18,7 +18,8 @@ THEMES: Final = ("light", "dark")
 class Entry:
     """A line of the rail: the name of its URL, what it says, its icon, the key after `g`; whom it is for.
 
-    `roles`: in the organization; none means everybody.
+    `roles`: in the organization; none means everybody. `inside`: further pages of the line, by the name of their URL
+    and what the search calls them; the line is current on them too.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Entry:
     key: str = ""
     staff: bool = False
     roles: tuple[str, ...] = ()
+    inside: tuple[tuple[str, str], ...] = ()
 
 
 # A page's entry comes with the page, never before it.
@@ -40,6 +42,15 @@ RAIL: Final = (
         Entry("api-keys", "API keys", "key-round", "a"),
         Entry("integrations", "Integrations", "plug", "i"),
         Entry("models", "Models", "boxes", "m"),
+        Entry(
+            "fallback",
+            "Routing",
+            "shuffle",
+            "r",
+            inside=(("fallback", "Fallback"), ("retries", "Retries"), ("load-balance", "Load balance")),
+        ),
+        Entry("caches", "Caches", "archive", "e"),
+        Entry("limits", "Limits", "gauge", "t"),
         Entry("credits", "Credits", "wallet", "c"),
     ),
     (
@@ -92,10 +103,22 @@ def _rail(request: HttpRequest) -> list[list[dict[str, Any]]]:
             if (entry.staff and not user.is_staff) or (entry.roles and role not in entry.roles):
                 continue
             href = reverse(entry.name)
+            inside = [(reverse(name), label) for name, label in entry.inside]
             # Home is the beginning of every address: it is current only as itself.
-            is_current = request.path == href if entry.name == "home" else request.path.startswith(href)
+            is_current = (
+                request.path == href
+                if entry.name == "home"
+                else request.path.startswith((href, *(each for each, _ in inside)))
+            )
             lines.append(
-                {"href": href, "label": entry.label, "icon": entry.icon, "key": entry.key, "is_current": is_current}
+                {
+                    "href": href,
+                    "label": entry.label,
+                    "icon": entry.icon,
+                    "key": entry.key,
+                    "is_current": is_current,
+                    "inside": inside,
+                }
             )
         groups.append(lines)
     return groups

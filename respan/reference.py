@@ -23,7 +23,7 @@ How keys, errors and pages work stands in [The API](index.md). Optional members 
 vendor's own format pass too. With the samples, `$RESPAN_API_KEY` is an API key of yours.
 """
 # Parts of an address that nobody but the reader knows.
-_IDS: Final = frozenset({"file_id", "log_id"})
+_IDS: Final = frozenset({"cache_key", "file_id", "log_id"})
 _PLACES: Final = {"query": "query", "path": "path", "header": "header"}
 
 
@@ -116,15 +116,15 @@ def _said(schema: Object) -> str:
 def _sample(method: str, path: str, operation: Object, parameters: list[Object]) -> str:
     example = _example(operation)
     lines = [f'curl "{{{{base_url}}}}{_filled(path, parameters)}"']
-    if method == "DELETE":
-        lines.append("-X DELETE")
+    if method not in {"GET", "POST"} or (method == "POST" and not example):
+        lines.append(f"-X {method}")
     if operation.get("security") != []:
         lines.append('-H "Authorization: Bearer {{api_key}}"')
     if example and "multipart/form-data" in operation["requestBody"]["content"]:
         lines += [f"-F {name}={json.dumps(value)}" for name, value in example.items()]
     elif example:
         lines += ['-H "Content-Type: application/json"', f"-d '{json.dumps(example)}'"]
-    if any(kind.startswith("audio/") for kind in operation["responses"]["200"].get("content", ())):
+    if any(kind.startswith("audio/") for kind in operation["responses"].get("200", {}).get("content", ())):
         lines.append("--output answer.mp3")  # no terminal shows sound
     why = _why_not(operation, parameters)
     head = f"```bash no-run\n{why}\n" if why else "```bash\n"

@@ -39,7 +39,7 @@ Document = dict[str, Any]
 
 def management_only(endpoints: list[tuple[str, str, str, Any]]) -> list[tuple[str, str, str, Any]]:
     """Return the endpoints to describe by their views: those of the management API."""
-    for name in ("respan.schema_security", "traces.schema"):
+    for name in ("respan.schema_security", "traces.schema", "gateway.cache_schema", "gateway.limit_schema"):
         import_module(name)  # spectacular finds their classes once they exist
     return [each for each in endpoints if not issubclass(each[3].cls, AsyncAPIView)]
 
@@ -56,7 +56,12 @@ def with_gateway(result: Document, **_: Any) -> Document:
     if twice:
         raise ValueError(f"described twice: {', '.join(sorted(twice))}")
     result["paths"] = kept["paths"] | result["paths"]
-    result["tags"] = [*kept["tags"], {"name": "Logs", "description": "What the gateway recorded of your calls."}]
+    result["tags"] = [
+        *kept["tags"],
+        {"name": "Logs", "description": "What the gateway recorded of your calls."},
+        {"name": "Caches", "description": "Answers that the response cache gives again."},
+        {"name": "Limits", "description": "What bounds your calls."},
+    ]
     result["security"] = [{name: []} for name in kept["components"]["securitySchemes"]]
     return result
 

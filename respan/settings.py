@@ -131,6 +131,8 @@ def _pgmq_url() -> str:
 
 
 CELERY_BROKER_URL = env.str("CELERY_BROKER_URL", default="") or _pgmq_url()
+# Optional: counters of limits, answers kept, breakers, shared by all hosts. Unset: PostgreSQL and each process.
+REDIS_URL = env.str("REDIS_URL", default="")
 
 # --- People ---------------------------------------------------------------------------------------------------------
 AUTH_USER_MODEL = "accounts.User"
@@ -331,6 +333,8 @@ RESPAN_TOTAL_TIMEOUT_S = env.float("RESPAN_TOTAL_TIMEOUT_S", default=590.0)
 # host:port pairs of private addresses that provider keys may point at, for example `10.0.0.5:8000`.
 RESPAN_UPSTREAM_ALLOW = env.list("RESPAN_UPSTREAM_ALLOW", default=[])
 RESPAN_UPSTREAM_MAX_CONCURRENCY = env.int("RESPAN_UPSTREAM_MAX_CONCURRENCY", default=4000)
+# How many of those one organization may hold when others need them too; 0: half.
+RESPAN_TENANT_MAX_CONCURRENCY = env.int("RESPAN_TENANT_MAX_CONCURRENCY", default=0)
 # Folders with more catalogue files (`*.toml`), loaded after ours.
 RESPAN_CATALOG_EXTRA = [Path(folder) for folder in env.list("RESPAN_CATALOG_EXTRA", default=[])]
 # An operator's provider keys by environment: RESPAN_PLATFORM_KEY_OPENAI=sk-... (see gateway/credentials.py).

@@ -38,3 +38,5 @@ urlpatterns = [
     path("readyz", health.readyz, name="readyz"),
     path("setup/<str:token>/", setup.first_operator, name="setup"),
 ]
+handler403 = "respan.refusals.permission_denied"
+handler404 = "respan.refusals.page_not_found"

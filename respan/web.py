@@ -9,11 +9,13 @@ import asyncio
 import os
 import socket
 import sys
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from django.conf import settings
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from respan import leaving
 
 MAX_HEAD_BYTES = 64 * 1024
 HEAD_TIMEOUT_S = 20.0
@@ -41,6 +43,9 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
         super().connection_lost(exc)
+        if exc is not None and self.cycle is not None and self.cycle.response_complete:
+            # Reset instead of closed: what was sent last has not been read.
+            leaving.goes_on(cast(dict[str, Any], self.cycle.scope))
 
     def on_message_begin(self) -> None:
         self._in_head = True

@@ -21,6 +21,7 @@ from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+import psycopg
 import pytest
 
 # Fixtures that start the whole product: `stack`, `tenant`.
@@ -38,6 +39,9 @@ def _start_postgres(folder: Path) -> str:
     cluster = embedded.use(folder)
     atexit.register(shutil.rmtree, cluster.home, ignore_errors=True)
     atexit.register(cluster.release)  # the last registered runs first
+    with psycopg.connect(cluster.url, autocommit=True) as connection:
+        connection.execute("ALTER SYSTEM SET fsync = off")  # nothing of a run outlives it
+        connection.execute("SELECT pg_reload_conf()")
     return cluster.url
 
 
@@ -58,6 +62,7 @@ def _prepare_environment() -> None:
         "RESPAN_BASE_URL",
         "EMAIL_URL",
         "CELERY_BROKER_URL",
+        "REDIS_URL",
         "DEBUG",
         "LOG_LEVEL",
         "LOG_JSON",
@@ -79,7 +84,7 @@ _prepare_environment()
 import django  # noqa: E402
 
 django.setup()
-import psycopg  # noqa: E402
+from django.contrib.auth.hashers import Argon2PasswordHasher  # noqa: E402
 from django.core.management import call_command, get_commands  # noqa: E402
 from django.db import connections  # noqa: E402
 from django.test import TransactionTestCase  # noqa: E402
@@ -91,6 +96,10 @@ del os.environ["DJANGO_SETTINGS_MODULE"]
 
 # Django would flush every table after a transactional test; append-only tables refuse TRUNCATE, and nothing needs it.
 TransactionTestCase._fixture_teardown = lambda self: None  # type: ignore[method-assign]
+
+# Argon2 is slow on purpose: in this process it is quick, in the servers under test as it is shipped.
+ARGON2 = {name: getattr(Argon2PasswordHasher, name) for name in ("time_cost", "memory_cost", "parallelism")}
+Argon2PasswordHasher.time_cost, Argon2PasswordHasher.memory_cost, Argon2PasswordHasher.parallelism = 1, 8, 1
 
 
 def on_server(statement: str) -> None:
@@ -128,7 +137,7 @@ def _sockets_of_the_loop_are_closed(request: pytest.FixtureRequest) -> None:
 @pytest.fixture
 async def _closing_sockets() -> Any:
     yield
-    for name in ("respan.outbound", "respan.pool"):
+    for name in ("gateway.counting", "respan.outbound", "respan.pool", "respan.redis"):
         if name in sys.modules:
             await sys.modules[name].close()
 
@@ -142,7 +151,7 @@ PASSWORD = "correct horse battery"
 def _password_digest() -> str:
     from django.contrib.auth.hashers import make_password
 
-    return make_password(PASSWORD)  # once for a run: Argon2 is slow on purpose
+    return make_password(PASSWORD)
 
 
 def make_user(name: str) -> Any:

@@ -11,7 +11,11 @@ In tests it is the fixture `provider` (a thread of this process); `python tests/
     leak                errors repeat the key they were asked with; shy: an error comes with status 200
     silence             never answers; stall=N: goes silent after N chunks
     reset=before|head|N resets the connection: before reading, after the head, after N chunks; drop: hangs up unanswered
-    cut=N               closes cleanly after N chunks, no [DONE]; cut_raw=N: in the middle of chunk N
+    cut=head|N          closes cleanly after the head, or N chunks, no [DONE]; cut_raw=N: in the middle of chunk N
+    short               a whole answer ends in its middle; drip=S: it comes in pieces, S seconds apart
+    empty               an answer without content; garbled: JSON that ends in its middle; noise: no server-sent events
+    sometimes=P:A=1;B   what follows holds for this share of the calls, as a seeded die falls; times=N:A=1;B for the
+                        first N calls (of all with this text: make it one of your own)
     fail=N              sends an error chunk after N chunks
     done=no             leaves out [DONE]; close: closes after the answer; idle=S: closes an idle connection after S
     usage=asked|none|finish|null|each|groq|text|negative|huge     how it reports usage
@@ -24,12 +28,14 @@ import asyncio
 import base64
 import gzip
 import json
+import random
 import re
 import socket
 import struct
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -71,6 +77,17 @@ class Script:
 
     def __contains__(self, name: str) -> bool:
         return name in self.options
+
+    def rolled(self, rolls: Counter[str]) -> "Script":
+        """Return the script with what holds `sometimes` or some `times` only; `rolls` counts the calls of each."""
+        share, _, more = (self.text("sometimes") or self.text("times")).partition(":")
+        if not share:
+            return self
+        rolls[more] += 1
+        die = random.Random(f"{more} {rolls[more]}").random()  # noqa: S311
+        if die >= float(share) if "sometimes" in self else rolls[more] > int(share):
+            return self
+        return Script(self.options | dict(_option(part) for part in more.split(";")), self.body)
 
     def text(self, name: str, default: str = "") -> str:
         return self.options.get(name, default)
@@ -121,6 +138,7 @@ class Provider:
         self.requests: list[Received] = []
         # Files by the key they were uploaded with: authorization -> id -> (what is told of it, its bytes).
         self.files: dict[str, dict[str, tuple[dict[str, Any], bytes]]] = {}
+        self.rolls: Counter[str] = Counter()
         self.connections = 0
         self.open_connections = 0
         self.transports: set[asyncio.Transport] = set()
@@ -228,7 +246,8 @@ class _Connection(asyncio.Protocol):
             self.whole(200, json.dumps(seen).encode())
         else:
             self.provider.requests.append(request)
-            await _Answer(self, request, _script_of(request.body, request.headers)).run()
+            script = _script_of(request.body, request.headers).rolled(self.provider.rolls)
+            await _Answer(self, request, script).run()
         request.answered_at = time.monotonic()
         self.task = None
 
@@ -355,10 +374,21 @@ class _Answer:
         headers = self.headers()
         if "gzip" in script:
             content, headers = gzip.compress(content), headers | {"content-encoding": "gzip"}
-        if script.text("reset") == "head":
-            self.connection.write(_head(200, {"content-length": str(len(content))}))
+        if "empty" in script:
+            return self.connection.whole(200, b"", headers)
+        if "garbled" in script:
+            return self.connection.whole(200, content[: len(content) // 2], headers)
+        if script.text("reset") == "head" or script.text("cut") == "head" or "short" in script:
+            self.connection.write(_head(200, {"content-type": JSON, "content-length": str(len(content))}))
+            self.connection.write(content[: len(content) // 2] if "short" in script else b"")
             await asyncio.sleep(0.02)
-            return self.connection.reset()
+            return self.connection.reset() if "reset" in script else self.connection.transport.close()
+        if "drip" in script:
+            self.connection.write(_head(200, {"content-type": JSON, "content-length": str(len(content))}))
+            for byte in content:
+                self.connection.write(bytes([byte]))
+                await asyncio.sleep(script.number("drip"))
+            return None
         if "think" in script:
             self.connection.write(_head(200, {"content-type": JSON, "content-length": str(len(content))}))
             await asyncio.sleep(script.number("think"))
@@ -375,6 +405,10 @@ class _Answer:
         if script.text("reset") == "head":
             await asyncio.sleep(0.02)
             return self.connection.reset()
+        if any(name in script for name in ("empty", "garbled", "noise")) or script.text("cut") == "head":
+            for data in self.unreadable():
+                self.chunk(data)
+            return self.connection.write(b"0\r\n\r\n")
         if script.text("flavour") == "azure":
             self.event({"id": "", "object": "", "choices": [], "prompt_filter_results": [{"prompt_index": 0}]})
         if script.text("flavour") == "openrouter":
@@ -385,6 +419,14 @@ class _Answer:
         if script.text("done") != "no":
             self.chunk(b"data: [DONE]\n\n")
         return self.connection.write(b"0\r\n\r\n")
+
+    def unreadable(self) -> list[bytes]:
+        """Return the pieces of a stream that is none."""
+        if "garbled" in self.script:
+            return [b'data: {"id":"chatcmpl-fake","choices":[{"index":0,"delta":{"cont\n\n', b"data: [DONE]\n\n"]
+        if "noise" in self.script:
+            return [b"word0 word1 ", b"\xff\xfe\x00word2\n", b"data word3\n\n"]
+        return [b"data: [DONE]\n\n"] if "empty" in self.script else []
 
     async def deltas(self) -> bool:
         """Send the chunks with text. False when the script ended the connection."""
@@ -482,7 +524,10 @@ class _Rest:
             "/moderations": self.moderations,
             "/audio/speech": self.speech,
             "/audio/transcriptions": self.transcriptions,
+            "/audio/translations": self.transcriptions,
             "/images/generations": self.images,
+            "/images/edits": self.images,
+            "/images/variations": self.images,
         }.get(self.path)
 
     def json(self, value: dict[str, Any], status: int = 200) -> None:

@@ -52,6 +52,7 @@ MODELS = {
     "chat": ("chunks=5", "1", "2"),
     "exact": ("exact", "0", "10"),
     "exact-slow": ("exact,interval=0.02", "0", "10"),
+    "exact-late": ("exact,first=0.3", "0", "10"),
     "silent": ("silence", "1", "2"),
     "slow": ("chunks=400,interval=0.02", "1", "2"),
     "pondering": ("chunks=3,think=8", "1", "2"),
@@ -259,16 +260,29 @@ class Tenant:
         return Entry.objects.filter(wallet_id=self.organization.pk).count()
 
 
-def new_tenant(stack: Stack, *, credits_usd: str = "0", local: bool = False, environment: str = "production") -> Tenant:
-    """Make an organization with an API key, credits, and (`local`) a server of its own."""
+def new_tenant(
+    stack: Stack,
+    *,
+    credits_usd: str = "0",
+    local: bool = False,
+    environment: str = "production",
+    retries: bool = False,
+) -> Tenant:
+    """Make an organization with an API key, credits, and (`local`) a server of its own.
+
+    Without `retries` its calls are attempted once: most tests count what reaches the provider.
+    """
     from accounts import keys
     from billing import ledger
     from billing.usage import nano_from_usd
+    from gateway.models import CallSettings
     from tests.conftest import make_organization, make_user
 
     owner = make_user("owner")
     organization = make_organization(f"Tenant {uuid.uuid4().hex[:8]}", owner=owner)
     issued = keys.issue(organization=organization, name="Test", environment=environment, created_by=owner)
+    if not retries:
+        CallSettings.objects.create(organization=organization, retry_enabled=False)
     if nano := nano_from_usd(credits_usd):
         ledger.grant(organization=organization, amount_nano=nano, reason="test", actor=owner)
     if local:

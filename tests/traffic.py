@@ -9,8 +9,9 @@ import json
 import threading
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import aiohttp
 
@@ -23,15 +24,29 @@ class Outcome:
     status: int | None = None
     complete: bool = False
     stream: bool = False
+    seconds: float = 0.0
 
 
 class Traffic:
-    """`connections` callers who each call again and again until `stop()` or `calls` are made."""
+    """`connections` callers who each call again and again until `stop()` or `calls` are made.
 
-    def __init__(self, base_url: str, api_key: str, *, model: str, connections: int = 16, calls: int = 10**9) -> None:
+    `members` are added to the body of each call.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str,
+        *,
+        model: str,
+        connections: int = 16,
+        calls: int = 10**9,
+        members: Mapping[str, Any] | None = None,
+    ) -> None:
         self.url = f"{base_url}/api/chat/completions"
         self.headers = {"Authorization": f"Bearer {api_key}"}
         self.model = model
+        self.members = dict(members or {})
         self.connections = connections
         self.calls = calls
         self.outcomes: list[Outcome] = []
@@ -87,7 +102,9 @@ class Traffic:
             "messages": [{"role": "user", "content": f"call {number} at {time.time()}"}],
             "max_tokens": 20,
             "stream": stream,
+            **self.members,
         }
+        begun = time.monotonic()
         try:
             async with session.post(self.url, json=body, headers=self.headers) as answer:
                 outcome.status = answer.status
@@ -96,4 +113,5 @@ class Traffic:
                 outcome.complete = answer.status == 200 and (b"[DONE]" in text if stream else bool(json.loads(text)))
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
             pass
+        outcome.seconds = time.monotonic() - begun
         return outcome

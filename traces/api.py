@@ -113,14 +113,13 @@ class RequestLog(APIView):
         detail = reading.log(organization_id=caller.organization_id, id=found_id) if found_id else None
         if detail is None:
             raise LogNotFound
-        return Response(
-            export.public_log(
-                detail.log,
-                detail.body,
-                key=key_names(caller.organization_id).get(detail.log.api_key_id),
-                organization_id=caller.organization_public_id,
-            )
+        shape = export.public_log(
+            detail.log,
+            detail.body,
+            key=key_names(caller.organization_id).get(detail.log.api_key_id),
+            organization_id=caller.organization_public_id,
         )
+        return Response(shape | {"limit_info": export.limit_info(detail.log)})
 
 
 def key_names(organization_id: int) -> dict[int, KeyName]:

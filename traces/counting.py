@@ -111,7 +111,7 @@ def cost_of(record: Finished, usage: Usage | None, rates: Rates | None) -> int |
     it delivered: on credits that is a promise, and with an own key the provider charges nothing for it either. A client
     who leaves after the provider has taken the call pays for its input all the same: the provider charges it.
     """
-    if record.free or record.paid_by in {"free", "nobody"}:
+    if record.free or record.cached or record.paid_by in {"free", "nobody"}:
         return 0
     failed = record.status != spans.OK
     if usage is None:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from billing import prices, usage
-from traces import conversation, export, snippets
+from respan import ids
+from traces import conversation, decisions, export, snippets
 from traces.export import Part, Turn
 from traces.reading import Body, Log
 
@@ -19,20 +20,20 @@ MAX_PART_CHARS: Final = 20_000
 MAX_CONVERSATION_CHARS: Final = 80_000
 MAX_RAW_CHARS: Final = 24_000
 _REASONS: Final = {"first": "First try", "fallback": "Fallback", "retry": "Retry"}
+_SKIPPED: Final = "Passed over"
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One try at one provider; `x` and `width` are its place on the scale of the whole call, of 100."""
+    """One try at one target; `x` and `width` are its place on the scale of the whole call, of 100.
+
+    `outcome` says in a word what it came to where it did not answer.
+    """
 
     reason: str
-    provider: Any
-    model: Any
-    credential: Any
-    status: Any
-    error: Any
+    of: decisions.Attempt
+    outcome: str
     after_us: int
-    duration_us: int
     x: float
     width: float
     is_answer: bool
@@ -52,7 +53,12 @@ class Detail:
     """Everything a page shows of a log beside its own columns."""
 
     public_id: str
+    # How the call was answered, where there is something to say, and the marks of its row.
+    decision: str
+    marks: Sequence[str]
     attempts: Sequence[Attempt]
+    # The public id of the log whose answer the cache gave again.
+    cache_log_id: str
     cost_lines: Sequence[usage.Line]
     turns: Sequence[Turn]
     turns_left_out: int
@@ -73,7 +79,10 @@ def detail(log: Log, body: Body | None, *, base_url: str) -> Detail:
     code = _snippets(log, request, base_url)
     return Detail(
         public_id=export.public_id(log),
+        decision=decisions.sentence(log, started_us=_started_us(log)),
+        marks=decisions.marks(log),
         attempts=_attempts(log),
+        cache_log_id=ids.encode("log", log.cache_log_id) if log.cache_log_id else "",
         cost_lines=_cost_lines(log),
         turns=turns,
         turns_left_out=left_out,
@@ -126,29 +135,26 @@ def _snippets(log: Log, request: Mapping[str, Any] | None, base_url: str) -> lis
         return []
 
 
+def _started_us(log: Log) -> int:
+    return int(log.started_at.timestamp()) * 1_000_000 + log.started_at.microsecond
+
+
 def _attempts(log: Log) -> list[Attempt]:
-    """Return the attempts; members that hold their default are not stored."""
-    whole_us = max(log.duration_us, 1)
-    started_us = int(log.started_at.timestamp()) * 1_000_000 + log.started_at.microsecond
+    """Place the attempts on the scale of the call."""
+    whole_us, started_us = max(log.duration_us, 1), _started_us(log)
     found = []
-    for number, attempt in enumerate(log.attempts, 1):
-        after_us = max(0, attempt.get("started_us", started_us) - started_us)
-        duration_us = max(0, attempt.get("duration_us") or 0)
+    for each in decisions.attempts(log):
+        after_us = max(0, (each.started_us or started_us) - started_us)
         x = min(100 * after_us / whole_us, 99.0)
-        reason = attempt.get("reason", "first")
         found.append(
             Attempt(
-                reason=_REASONS.get(reason, reason),
-                provider=attempt.get("provider"),
-                model=attempt.get("model"),
-                credential=attempt.get("credential"),
-                status=attempt.get("status"),
-                error=attempt.get("error"),
+                reason=_SKIPPED if each.is_skipped else _REASONS.get(each.reason, each.reason),
+                of=each,
+                outcome=decisions.outcome_of(each),
                 after_us=after_us,
-                duration_us=duration_us,
                 x=round(x, 2),
-                width=round(max(1.0, min(100 * duration_us / whole_us, 100 - x)), 2),
-                is_answer=number == len(log.attempts) and log.status == "ok",
+                width=round(max(1.0, min(100 * each.duration_us / whole_us, 100 - x)), 2),
+                is_answer=each.is_delivering and log.status == "ok",
             )
         )
     return found

@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from respan import ids
-from traces import conversation
+from traces import conversation, decisions
 from traces.reading import Body, Log
 
 _STATUS = {"ok": "success"}
@@ -60,6 +60,7 @@ def public_log(
     shape = {
         **_identity(log, key=key, organization_id=organization_id),
         **_outcome(log),
+        **_cache(log),
         **_figures(log),
         **_content(log, body),
     }
@@ -83,6 +84,7 @@ def _identity(log: Log, *, key: KeyName | None, organization_id: str) -> dict[st
         "log_method": "inference",
         "span_name": log.name,
         "trace_unique_id": log.trace_id.hex() if log.trace_id else None,
+        "span_unique_id": decisions.span_id(log.id),
         "span_parent_id": log.parent_span_id.hex() if log.parent_span_id else None,
         "customer_identifier": log.customer_identifier,
         "customer_name": log.customer_name,
@@ -107,10 +109,64 @@ def _outcome(log: Log) -> dict[str, Any]:
         "response_model": log.response_model,
         "provider_id": log.provider,
         "deployment_name": log.credential,
+        "deployment_id": log.credential,
+        "load_balance_group_id": log.load_balance_group,
         "used_custom_credential": log.paid_by == "own_key",
         "covered_by": log.paid_by,
-        "attempts": log.attempts,
+        "attempts": [_attempt(log, each) for each in decisions.attempts(log)],
+        "fallback": log.fallback,
+        "retries": log.retries,
+        "decision": decisions.sentence(log, started_us=_microseconds(log.started_at)) or None,
+        "limit_name": log.limit_name,
         "stream": log.stream,
+    }
+
+
+def _attempt(log: Log, attempt: decisions.Attempt) -> dict[str, Any]:
+    """Return an attempt as the child span it is; tokens and cost are the call's own, of the one that delivered."""
+    delivered = attempt.is_delivering
+    return {
+        "span_id": attempt.span_id,
+        "parent_span_id": decisions.span_id(log.id),
+        "reason": attempt.reason,
+        "skipped": attempt.is_skipped,
+        "provider": attempt.provider,
+        "model": attempt.model,
+        "credential": attempt.credential,
+        "credential_name": attempt.credential_name,
+        "status": attempt.status,
+        "error": attempt.error,
+        "message": attempt.message,
+        "started_us": attempt.started_us,
+        "duration_us": attempt.duration_us,
+        "latency": attempt.duration_us / 1_000_000,
+        "prompt_tokens": (log.input_tokens or 0) if delivered else 0,
+        "completion_tokens": (log.output_tokens or 0) if delivered else 0,
+        "cost": _usd(log.cost_nano) if delivered else 0.0,
+        "next": attempt.next,
+    }
+
+
+def _cache(log: Log) -> dict[str, Any]:
+    return {
+        "cached": log.cached,
+        "cache_hit": log.cached,
+        "cache_bit": int(log.cached),
+        "cache_miss_bit": int(not log.cached and log.cache_key is not None),
+        "cache_key": log.cache_key,
+        "cache_log_id": ids.encode("log", log.cache_log_id) if log.cache_log_id else None,
+        "saved": _usd(log.saved_nano),
+        "saved_nano": None if log.saved_nano is None else str(log.saved_nano),
+    }
+
+
+def limit_info(log: Log) -> dict[str, Any] | None:
+    """Return which limit refused a call or warned of it, in Respan's shape; None where none did."""
+    if log.limit_name is None:
+        return None
+    return {
+        "is_allowed": not decisions.is_refused(log),
+        "limits": [{"name": log.limit_name, "is_within_limit": False}],
     }
 
 
@@ -128,12 +184,20 @@ def _figures(log: Log) -> dict[str, Any]:
         "prompt_cache_hit_tokens": log.cache_read_input_tokens,
         "prompt_cache_creation_tokens": log.cache_creation_input_tokens,
         "usage_source": log.usage_source,
-        # Exact as a number up to a million dollars; `cost_nano` is exact always.
-        "cost": None if log.cost_nano is None else float(Decimal(log.cost_nano).scaleb(-9)),
+        "cost": _usd(log.cost_nano),
         "cost_nano": None if log.cost_nano is None else str(log.cost_nano),
         "charged_nano": str(log.charged_nano),
         "absorbed_nano": str(log.absorbed_nano),
     }
+
+
+def _usd(nano: int | None) -> float | None:
+    """Return an amount as a number: exact up to a million dollars; the field in nano-USD is exact always."""
+    return None if nano is None else float(Decimal(nano).scaleb(-9))
+
+
+def _microseconds(moment: datetime) -> int:
+    return int(moment.timestamp()) * 1_000_000 + moment.microsecond
 
 
 def _per_second(log: Log) -> float | None:

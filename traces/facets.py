@@ -72,6 +72,14 @@ FACETS: Final[Mapping[str, Facet]] = {
             "paid_by",
             {"credits": "Credits", "own_key": "Own key", "free": "Free", "nobody": "Nobody"},
         ),
+        # Not a column's values: a call may have been retried and answered by a fallback.
+        Facet(
+            "decision",
+            "Decision",
+            "decision",
+            "",
+            {"cache": "Cache hit", "fallback": "Fallback", "retried": "Retried", "limited": "Limited"},
+        ),
     )
 }
 # What a line of the roll-ups by hour and day knows of its calls.
@@ -128,6 +136,8 @@ def values(*, organization_id: int, facet: Facet, query: SpanQuery, now: datetim
 
     `find` keeps the values that contain it. Raises: queries.InvalidQuery; reading.SearchTooSlow.
     """
+    if not facet.column:
+        return _decisions(organization_id, facet, query, now)
     if find:
         query = narrowed(query, facet.field, "icontains", find)
     source = _source(organization_id, query, now=now, fields={facet.field})
@@ -141,6 +151,18 @@ def values(*, organization_id: int, facet: Facet, query: SpanQuery, now: datetim
     counts = tuple(Count(value, int(calls)) for value, calls, _ in rows if value is not None)
     is_sample = source.is_sample and bool(rows) and int(rows[0][2]) >= SAMPLE
     return Values(counts[:MAX_VALUES], is_sample=is_sample, has_more=len(counts) > MAX_VALUES)
+
+
+def _decisions(organization_id: int, facet: Facet, query: SpanQuery, now: datetime) -> Values:
+    """Count the calls of each decision among those that have one at all, which an index knows."""
+    names = list(facet.choices or ())
+    added = queries.parse_conditions([(facet.field, "in", names, "AND")], api_keys={})
+    source = _source(organization_id, replace(query, conditions=(*added, *query.conditions)), now=now)
+    each = ", ".join(f"count(*) FILTER (WHERE {queries.DECISIONS[name]})" for name in names)
+    sql = f"SELECT count(*), {each} FROM {source.sql}"  # noqa: S608
+    [(total, *calls)] = reading.run(sql, source.params, timeout_ms=TIMEOUT_MS)
+    counts = sorted(map(Count, names, calls), key=lambda count: -count.calls)
+    return Values(tuple(counts), is_sample=total >= SAMPLE, has_more=False)
 
 
 def narrowed(query: SpanQuery, field: str, operator: str, value: str) -> SpanQuery:

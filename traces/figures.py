@@ -23,7 +23,7 @@ Dimension = Literal["model", "provider", "key", "customer"]
 _SLOTS: Final = range(1, spans.HISTOGRAM_BUCKETS + 1)
 _SUMS: Final = (
     "n", "errors", "input_tokens", "output_tokens", "cache_read_input_tokens", "cost_nano", "charged_nano",
-    "duration_us_sum",
+    "duration_us_sum", "cached_calls", "saved_nano",
 )  # fmt: skip
 _HISTOGRAMS: Final = ("duration_histogram", "ttft_histogram")
 # A dimension's column in `traces_usage_hour` and `traces_usage_day`, and in `traces_span`.
@@ -79,7 +79,10 @@ def _within(bucket: int, part: float) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """What some calls add up to. `cost_nano` is what they cost, `charged_nano` what of it was paid from credits."""
+    """What some calls add up to. `cost_nano` is what they cost, `charged_nano` what of it was paid from credits.
+
+    `cached_calls` are those that the response cache answered, `saved_nano` what they would have cost.
+    """
 
     calls: int = 0
     errors: int = 0
@@ -89,6 +92,8 @@ class Figures:
     cost_nano: int = 0
     charged_nano: int = 0
     duration_us_sum: int = 0
+    cached_calls: int = 0
+    saved_nano: int = 0
     latency: Histogram = field(default_factory=Histogram)
     ttft: Histogram = field(default_factory=Histogram)
 
@@ -102,6 +107,10 @@ class Figures:
     @property
     def errors_percent(self) -> float | None:
         return 100 * self.errors / self.calls if self.calls else None
+
+    @property
+    def cached_percent(self) -> float | None:
+        return 100 * self.cached_calls / self.calls if self.calls else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -449,6 +458,7 @@ class _Source:
                 coalesce(output_tokens, 0) AS output_tokens,
                 coalesce(cache_read_input_tokens, 0) AS cache_read_input_tokens,
                 coalesce(cost_nano, 0) AS cost_nano, charged_nano, duration_us AS duration_us_sum,
+                cached::int AS cached_calls, coalesce(saved_nano, 0) AS saved_nano,
                 width_bucket(duration_us, '{_ARRAY}'::bigint[]) AS duration_slot,
                 width_bucket(ttft_us, '{_ARRAY}'::bigint[]) AS ttft_slot
             FROM traces_span WHERE organization_id = %s AND started_at >= %s AND started_at < %s
@@ -474,7 +484,7 @@ def _histograms(source: _Source) -> dict[str, list[Any]]:
 
 def _figures(row: Sequence[Any]) -> Figures:
     """Make figures of the sums of `_SUMS` and, where they follow, the two histograms."""
-    calls, errors, input_tokens, output_tokens, cached, cost, charged, duration, *histograms = row
+    calls, errors, input_tokens, output_tokens, cached, cost, charged, duration, hits, saved, *histograms = row
     latency, ttft = histograms or ((), ())
     return Figures(
         calls=int(calls),
@@ -485,6 +495,8 @@ def _figures(row: Sequence[Any]) -> Figures:
         cost_nano=int(cost or 0),
         charged_nano=int(charged or 0),
         duration_us_sum=int(duration or 0),
+        cached_calls=int(hits or 0),
+        saved_nano=int(saved or 0),
         latency=Histogram(tuple(int(count or 0) for count in latency)),
         ttft=Histogram(tuple(int(count or 0) for count in ttft)),
     )

@@ -84,6 +84,14 @@ class Log:
     input_preview: str | None
     output_preview: str | None
     has_body: bool
+    cached: bool
+    saved_nano: int | None
+    fallback: int
+    retries: int
+    limit_name: str | None
+    cache_key: str | None
+    cache_log_id: uuid.UUID | None
+    load_balance_group: str | None
 
     @property
     def ended_at(self) -> datetime:

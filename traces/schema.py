@@ -54,6 +54,29 @@ def _any(says: str) -> serializers.JSONField:
     return serializers.JSONField(help_text=says, required=False, allow_null=True)
 
 
+class Attempt(serializers.Serializer[Any]):
+    """One try at one target, a child span of its call, or a target that was passed over."""
+
+    span_id = serializers.CharField(help_text="Its span, in hexadecimal.")
+    parent_span_id = serializers.CharField(help_text="The call's span: its `span_unique_id`.")
+    reason = serializers.CharField(help_text="`first`, `retry` or `fallback`.")
+    skipped = serializers.BooleanField(help_text="Whether it was passed over without a try; `error` says why.")
+    provider = _text("The provider.")
+    model = _text("The model, as the provider names it.")
+    credential = _text("The provider key.")
+    credential_name = _text("Its name.")
+    status = _whole("The HTTP status of the provider's answer; null: there was none.")
+    error = _text("The error's code.")
+    message = _text("The error's message.")
+    started_us = _whole("When it began, in microseconds since 1970.")
+    duration_us = serializers.IntegerField(help_text="How long it took, in microseconds.")
+    latency = serializers.FloatField(help_text="The same in seconds.")
+    prompt_tokens = serializers.IntegerField(help_text="The call's, where this attempt delivered; else 0.")
+    completion_tokens = serializers.IntegerField(help_text="The call's, where this attempt delivered; else 0.")
+    cost = _number("The call's, USD, where this attempt delivered; else 0.")
+    next = _text("What followed and why, for example `fallback: 429`.")
+
+
 class RequestLog(serializers.Serializer[Any]):
     """A call with its figures and, as far as it is stored, its content. `include_fields` leaves members out."""
 
@@ -69,6 +92,7 @@ class RequestLog(serializers.Serializer[Any]):
     log_method = _text("`inference`: the gateway made the call.")
     span_name = _text("The endpoint's name in traces.")
     trace_unique_id = _text("The trace, in hexadecimal.")
+    span_unique_id = _text("This call's span, in hexadecimal: the parent of its attempts.")
     span_parent_id = _text("The span this one belongs to.")
     customer_identifier = _text("Respan's parameter of this name.")
     customer_name = _text("`customer_params.name`.")
@@ -92,9 +116,26 @@ class RequestLog(serializers.Serializer[Any]):
     response_model = _text("The model that answered.")
     provider_id = _text("Its provider.")
     deployment_name = _text("The provider key that was used.")
+    deployment_id = _text("The same.")
+    load_balance_group_id = _text("The load balance group that chose the target.")
     used_custom_credential = _flag("Whether that key is your own.")
     covered_by = _text("Who paid: `own_key`, `credits` or `free`.")
-    attempts = _list("Each try at a provider with its time and its status.")
+    attempts = Attempt(
+        many=True, required=False, help_text="Each try at a target, and each target that was passed over, in order."
+    )
+    fallback = _whole("Which fallback answered; 0: the model that was asked for.")
+    retries = _whole("How many attempts after the first one reached a provider.")
+    decision = _text("How the call was answered, in words: `answered by fallback 2 after 429, 1.2 s`.")
+    limit_name = _text("The limit that refused the call or warned of it.")
+    limit_info = _object("The same as Respan's object; only where one log is read.")
+    cached = _flag("Whether the response cache answered.")
+    cache_hit = _flag("The same.")
+    cache_bit = _whole("The same as 0 or 1.")
+    cache_miss_bit = _whole("1 where the cache was asked and had no answer.")
+    cache_key = _text("The key of the cached answer.")
+    cache_log_id = _text("The log of the call whose answer was given again.")
+    saved = _number("What the cache spared, USD.")
+    saved_nano = _text("The same, exact: a whole number of 1/1,000,000,000 USD.")
     stream = _flag("Whether the answer was streamed.")
     start_time = serializers.DateTimeField(required=False, help_text="When the call began, UTC.")
     timestamp = serializers.DateTimeField(required=False, help_text="When it ended, UTC.")

@@ -36,7 +36,11 @@ class Accepted(Struct, tag="a", frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Attempt(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One try at one provider; `reason` says why: `first`, `fallback` or `retry`."""
+    """One try at one provider, a child span of its call; `reason` says why: `first`, `fallback` or `retry`.
+
+    `skipped` means a target that was passed over without a try: `error` holds why. `next` says what followed this
+    attempt and why ("retry after 1.2 s", "fallback: 429"); None for the attempt that answered.
+    """
 
     provider: str
     model: str
@@ -46,6 +50,11 @@ class Attempt(Struct, frozen=True, kw_only=True, omit_defaults=True):
     credential: str | None = None
     status: int | None = None
     error: str | None = None
+    span_id: bytes = b""  # 8 bytes; its parent is the call's span
+    credential_name: str | None = None
+    skipped: bool = False
+    next: str | None = None
+    message: str | None = None
 
 
 class Counting(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -61,7 +70,10 @@ class Finished(Struct, tag="f", frozen=True, kw_only=True, omit_defaults=True):
 
     `started_us` equals the `Accepted` record's: both are part of the trace's key. `held` says that a hold with this id
     exists and has to be resolved. `free` says that the cost is 0 by rule. Bodies are JSON as the client sent it and as
-    it was answered (a stream is assembled into one answer), data URLs replaced, cut at 256 KiB.
+    it was answered (a stream is assembled into one answer), data URLs replaced, cut at 256 KiB. `cached` says that no
+    provider was asked, `saved_nano` what that spared, `cache_log_id` whose answer was given again. `fallback` is the
+    rank of the target that answered (0: the model asked for), `retries` counts attempts beyond the first that reached a
+    provider, `limit` names what refused or warned.
     """
 
     id: UUID
@@ -105,6 +117,14 @@ class Finished(Struct, tag="f", frozen=True, kw_only=True, omit_defaults=True):
     request_truncated: bool = False
     response_truncated: bool = False
     disable_log: bool = False
+    cached: bool = False
+    saved_nano: int | None = None
+    fallback: int = 0
+    retries: int = 0
+    limit: str | None = None
+    cache_key: str | None = None
+    cache_log_id: UUID | None = None
+    load_balance_group: str | None = None
 
 
 class Mark(Struct, tag="f", frozen=True):

@@ -37,7 +37,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def tiles(total: Figures, previous: Figures, before: str) -> list[Tile]:
-    """Return calls, errors, spend, tokens, latency and first token; `before` names the earlier time in words."""
+    """Return calls, errors, spend, cache savings, tokens and latencies; `before` names the earlier time in words."""
     p95, ttft = total.latency.percentile_ms(0.95), total.ttft.percentile_ms(0.5)
 
     def change(of: Callable[[Figures], float | None], more: str, less: str, *, tone: str = "") -> Change | None:
@@ -58,6 +58,13 @@ def tiles(total: Figures, previous: Figures, before: str) -> list[Tile]:
             f"{total.cost_nano:,} nano-USD",
             f"{written(total.charged_nano, 'usd')} of it from credits" if total.cost_nano else "",
             change(lambda each: each.cost_nano, "more", "less"),
+        ),
+        Tile(
+            "Cache savings",
+            written(total.saved_nano, "usd"),
+            f"{total.saved_nano:,} nano-USD, {counted(total.cached_calls, 'call')} answered from the cache",
+            f"{written(total.cached_percent, 'percent')} of calls were hits" if total.cached_calls else "No cache hits",
+            change(lambda each: each.saved_nano, "more", "less", tone="good"),
         ),
         Tile(
             "Tokens",

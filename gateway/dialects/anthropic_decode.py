@@ -403,6 +403,9 @@ class StreamDecoder:
 
     def _stop(self, found: list[blocks.Event]) -> None:
         self._close(found)
+        if not self._finish and not self._count:
+            self._fail(None, "The provider ended its stream without an answer.", found)
+            return
         finish = _finish(self._finish, calls=self._calls) or blocks.Finish(reason="stop")
         found += [blocks.Finished(finish), blocks.Ended()]
         self._ended = True

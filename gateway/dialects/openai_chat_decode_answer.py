@@ -207,7 +207,7 @@ class _Reading:
             else:
                 return self._written(chunk.choices)
         if data.startswith(b"[DONE]"):
-            return self._finished()
+            return self._finished() if self._started else self._nothing()
         value = lenient(data)
         if isinstance(value, list):
             value = next(iter(reasoning.entries(value)), None)
@@ -216,6 +216,10 @@ class _Reading:
     def end(self) -> list[Event]:
         """The provider says no more."""
         return [] if self._over or self._reason is None else self._finished()
+
+    def _nothing(self) -> list[Event]:
+        self._over = True
+        return [blocks.Failed("The provider ended its stream without an answer.")]
 
     def whole(self, value: dict[str, Any]) -> list[Event]:
         """Take a whole answer."""

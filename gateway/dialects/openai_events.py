@@ -116,13 +116,13 @@ class EventReader:
         if data.startswith(b"[DONE]"):
             self.saw_done = True
             return b"" if self.error is not None else event.raw
-        self.started = True
         try:
             self._note(_said(data))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             value = lenient(data)
             if isinstance(value, dict):
                 self.error = self.error or error_in(value)
+        self.started = self.started or self.error is None
         return event.raw
 
     def _note(self, said: _Said) -> None:

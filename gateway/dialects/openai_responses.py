@@ -379,9 +379,11 @@ class StreamReader:
     def _note(self, kind: str, found: reading.Event) -> None:
         if kind in reading.TERMINAL:
             self._last = found.response
-            self.saw_done = self.started = True
+            self.saw_done = True
             if kind == "response.failed":
                 self.error = self.error or reading.event_error(found)[0]
+            else:
+                self.started = True
         elif self._first is None:
             self._first = found.response
 

@@ -13,6 +13,7 @@ import { logs } from "./logs.js";
 import { palette } from "./palette.js";
 import { passkeys } from "./passkeys.js";
 import { passwords } from "./passwords.js";
+import { ranking } from "./ranking.js";
 import { sending } from "./sending.js";
 import { tabs } from "./tabs.js";
 import { theme } from "./themes.js";
@@ -76,6 +77,7 @@ function enhance(root) {
   entries(root);
   filtering(root);
   passwords(root);
+  ranking(root);
   tabs(root);
   times(root);
 }

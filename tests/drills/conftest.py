@@ -4,7 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,13 +75,13 @@ class Site:
 
 
 @contextmanager
-def running_site(folder: Path, *, web_processes: int = 1) -> Iterator[Site]:
+def running_site(folder: Path, *, web_processes: int = 1, settings: Mapping[str, str] | None = None) -> Iterator[Site]:
     """Run an installation with `manage.py up` and its shipped defaults for as long as the block lasts.
 
     Its database is a server of the drill's own, which `up` does not start again when the drill stops it.
     """
     provider = Provider().start()
-    env = stack.environment(folder, provider)
+    env = stack.environment(folder, provider) | dict(settings or {})
     if web_processes > 1:
         env["RESPAN_WEB_PROCESSES"] = str(web_processes)
     cluster = embedded.use(folder / "database")

@@ -388,7 +388,7 @@ async def test_with_the_database_down_keys_are_remembered_for_ten_minutes(
     # Only one call in five seconds waits for the database.
     started = time.monotonic()
     assert await usable(organization.pk, now=now + 64) == (known,)
-    assert time.monotonic() - started < 0.2
+    assert time.monotonic() - started < 0.8  # waiting takes a second
     for organization_id in (organization.pk, -1):
         with pytest.raises(credentials.CredentialsUnavailable):
             await usable(organization_id, now=now + 601)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,8 +16,9 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from accounts.models import AuditEvent
-from gateway import cards, credentials
+from gateway import cards, credentials, health
 from gateway.credentials import Secret, of
+from gateway.entered import InvalidCredential
 from gateway.models import Credential
 from gateway.probe import probe
 from gateway.providers import catalog
@@ -611,3 +613,73 @@ async def test_the_button_works_beside_a_running_event_loop(cast: Any, provider:
     stored = credentials.Stored("cred_x", None, "custom", "x", provider.base_url, ("m",), "")
     outcome = await asyncio.to_thread(probe, stored, policy=Policy(loopback=True))
     assert not outcome.passed  # nothing is sealed in it: told, not raised
+
+
+# --- Weights and circuit breakers -------------------------------------------------------------------------------------
+
+
+def test_a_key_has_a_weight_that_can_be_changed(as_user: Callable[[str], Client], organization: Any) -> None:
+    client = as_user("owner")
+    assert client.post(LIST, form()).status_code == 302
+    row = Credential.objects.get(organization=organization)
+    assert row.weight == 1
+    page = reverse("integration", args=[row.public_id])
+    assert client.post(page, {"secret": "", "base_url": "", "models": "", "weight": "20"}).status_code == 302
+    row.refresh_from_db()
+    assert (row.weight, of(row).weight) == (20, 20)
+    assert 'value="20"' in client.get(page).content.decode()
+    assert 'Weight <data class="num" value="20">20</data>' in client.get(LIST).content.decode()
+    # A form without the field, as older ones were, leaves it.
+    assert client.post(page, {"secret": "", "base_url": "", "models": ""}).status_code == 302
+    row.refresh_from_db()
+    assert row.weight == 20
+    event = AuditEvent.objects.filter(organization=organization, action="credential.changed").latest("pk")
+    assert event.detail["weight"] == 20
+
+
+@pytest.mark.parametrize("weight", ["0", "-1", "1001", "1.5", "heavy"])
+def test_a_weight_that_is_none_is_refused(weight: str, as_user: Callable[[str], Client], organization: Any) -> None:
+    before = everything(organization)
+    answer = as_user("owner").post(LIST, form(weight=weight))
+    assert answer.status_code == 400
+    assert f'value="{weight}"' in answer.content.decode()
+    assert everything(organization) == before
+
+
+def test_the_domain_refuses_a_weight_out_of_bounds(organization: Any) -> None:
+    before = everything(organization)
+    for weight in (0, -1, 1_001):
+        with pytest.raises(InvalidCredential) as refused:
+            credentials.store(
+                organization=organization,
+                provider="openai",
+                name="Main",
+                secret=KEY,
+                weight=weight,
+                actor=None,
+                address=None,
+            )
+        assert refused.value.param == "weight"
+    assert everything(organization) == before
+
+
+def test_an_open_breaker_is_shown_with_words_until_it_is_closed(
+    as_user: Callable[[str], Client], credential: Credential
+) -> None:
+    client = as_user("owner")
+    assert "Paused" not in client.get(LIST).content.decode()
+    place = health.Place("custom", "https://house.example.com", "llama-3", credential.public_id)
+    record = health.at(place)
+    record.hold_open(time.monotonic() + 600)
+    text = client.get(LIST).content.decode()
+    assert "Paused" in text
+    assert "llama-3" in text
+    assert "open: paused until <time" in text
+    member = as_user("member").get(LIST).content.decode()
+    assert "Paused" in member
+    assert "llama-3" not in member
+    assert "Paused" not in as_user("outsider").get(LIST).content.decode()
+    record.open_until = time.monotonic() - 1
+    assert "half open" in client.get(LIST).content.decode()
+    record.open_until = None
+    assert "half open" not in client.get(LIST).content.decode()

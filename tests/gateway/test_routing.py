@@ -14,6 +14,7 @@ class Key:
     provider: str
     name: str = "main"
     models: tuple[str, ...] = ()
+    weight: int = 1
 
 
 RATES = Rates(input=1, output=1)
@@ -105,3 +106,35 @@ def test_an_unknown_model_is_refused_with_close_names():
 def test_a_model_without_any_key_says_what_to_add():
     with pytest.raises(routing.NothingToPayWith, match="provider key for openai"):
         plan("gpt", matches=[GPT])
+
+
+# --- What a model can take -------------------------------------------------------------------------------------------
+
+ABLE = frozenset({"streaming", "tools"})
+
+
+@pytest.mark.parametrize(
+    ("needs", "capability"),
+    [
+        (routing.Needs(images=True), "vision"),
+        (routing.Needs(documents=True), "pdf"),
+        (routing.Needs(sound=True), "audio"),
+    ],
+    ids=["images", "documents", "sound"],
+)
+def test_a_model_that_is_known_not_to_read_something_is_passed_over(needs, capability):
+    assert "reads no" in routing.why_not(replace(GPT, capabilities=ABLE), needs)
+    assert routing.why_not(replace(GPT, capabilities=ABLE | {capability}), needs) is None
+
+
+@pytest.mark.parametrize("capabilities", [frozenset(), frozenset({"streaming"})], ids=["none", "streaming"])
+def test_a_model_of_which_nothing_is_known_is_not_passed_over(capabilities):
+    model = replace(GPT, capabilities=capabilities)
+    assert routing.why_not(model, routing.Needs(images=True, documents=True, sound=True)) is None
+
+
+def test_a_model_with_too_small_a_context_is_passed_over():
+    small = replace(GPT, context_tokens=1000)
+    assert routing.why_not(small, routing.Needs(input_tokens=1000)) is None
+    assert "1000 tokens" in routing.why_not(small, routing.Needs(input_tokens=1001))
+    assert routing.why_not(replace(GPT, context_tokens=None), routing.Needs(input_tokens=10**9)) is None

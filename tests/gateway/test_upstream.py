@@ -122,7 +122,7 @@ async def test_the_deadline_of_the_call_wins_over_longer_limits(provider):
         async for _ in upstream.blocks(response, deadline=begun + 60):
             pass
 
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 10  # the stream would last 20 s
 
 
 async def test_a_call_whose_deadline_is_over_is_not_sent(provider):
@@ -179,7 +179,7 @@ async def test_finishing_does_not_wait_for_a_provider_that_goes_on(provider):
     begun = time.monotonic()
     await upstream.finish(response)
 
-    assert time.monotonic() - begun < 0.5
+    assert time.monotonic() - begun < 5  # the stream lasts 10 s
     assert response.is_closed
     assert await provider.settled(lambda: provider.last.gone_at is not None)
 

@@ -15,19 +15,22 @@ PURE = (
     "billing.usage",
     "traces.spans",
     "traces.query",
+    "traces.decisions",
     "traces.conversation",
     "traces.otlp",
     "traces.logs",
     "gateway.routing",
+    "gateway.balancing",
     "gateway.framing",
     "gateway.signing",
     "gateway.multipart",
+    "gateway.cache_key",
 )
 PURE_PACKAGES = ("gateway.dialects",)
 IMPURE = {
     "django", "rest_framework", "celery", "kombu", "httpx", "aiohttp", "requests", "urllib.request", "psycopg",
     "psycopg_pool", "socket", "asyncio", "threading", "time", "random", "secrets", "os", "subprocess", "structlog",
-    "logging", "respan.settings", "respan.pool", "respan.outbound",
+    "logging", "respan.settings", "respan.pool", "respan.redis", "respan.outbound",
 }  # fmt: skip
 # Values and pure functions beside impure ones: the root error, the public form of ids, the catalogue's dataclasses.
 PURE_MAY_ALSO_IMPORT = {"respan.errors", "respan.ids", "gateway.dialects", "gateway.providers.Model"}
@@ -35,7 +38,8 @@ PURE_MAY_ALSO_IMPORT = {"respan.errors", "respan.ids", "gateway.dialects", "gate
 IMPURE_CALLS = {"now", "utcnow", "today", "uuid1", "uuid4", "new_uuid", "urandom", "open"}
 
 FLOOR = {
-    "errors", "ids", "api", "pages", "charts", "sheets", "pool", "outbound", "shared", "logging", "templatetags"
+    "errors", "ids", "api", "pages", "charts", "sheets", "pool", "redis", "outbound", "shared", "leaving", "logging",
+    "templatetags",
 }  # fmt: skip
 # What other apps may enter an app by. The roof (the rest of respan) may enter anywhere.
 DOORS = {

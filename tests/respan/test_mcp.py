@@ -60,11 +60,9 @@ def text_of(result):
     return result.content[0].text
 
 
-# --- Before anything else in this file: what the process has not loaded -----------------------------------------------
-
-
-def test_the_sdk_is_loaded_by_the_first_request_that_needs_it(web, url):
-    maps = Path(f"/proc/{web.pid()}/maps")
+def test_the_sdk_is_loaded_by_the_first_request_that_needs_it(running):
+    web = running()
+    maps, url = Path(f"/proc/{web.pid()}/maps"), f"{web.base_url}/mcp/docs"
     if not maps.exists():
         pytest.skip("no /proc here to see what a process has loaded")
     assert call(url, headers=ACCEPT).status == 405

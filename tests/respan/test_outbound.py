@@ -193,7 +193,7 @@ async def test_a_handshake_that_hangs_is_a_connect_timeout():
         error = await failure(call(f"https://127.0.0.1:{port}", times={"connect": 0.2}))
 
     assert type(error) is httpx.ConnectTimeout
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 4
 
 
 def self_signed(folder):
@@ -259,7 +259,7 @@ async def test_a_stream_that_never_ends_is_cut_by_the_total(provider):
     error = await failure(request)
 
     assert type(error) is httpx.ReadTimeout
-    assert 0.2 < time.monotonic() - begun < 1
+    assert 0.2 < time.monotonic() - begun < 10  # the stream would last 20 s
     assert await provider.settled(lambda: provider.last.gone_at is not None)
 
 

@@ -14,11 +14,11 @@ from django.urls import Resolver404, URLResolver
 from django.urls.resolvers import RegexPattern
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
+from rest_framework.views import APIView
 
-from gateway import params
+from gateway import page_urls, params
 from gateway import urls as gateway_urls
 from respan import reference, schema
-from respan.api import AsyncAPIView
 from respan.docs_drawing import draw
 from respan.docs_pages import read
 from respan.management.commands import api_reference
@@ -28,7 +28,7 @@ from traces import api, export
 from traces import schema as logs_schema
 from traces import urls as traces_urls
 
-METHODS = ("get", "post", "delete")
+METHODS = ("get", "post", "patch", "delete")
 
 
 def component(name):
@@ -107,16 +107,17 @@ def test_a_document_that_says_something_twice_is_refused():
 def served():
     """Return (route, method) of every endpoint of the gateway and of the management API."""
     found = set()
-    for pattern in [*gateway_urls.urlpatterns, *traces_urls.urlpatterns]:
+    for pattern in [*gateway_urls.urlpatterns, *traces_urls.urlpatterns, *page_urls.urlpatterns]:
         view = getattr(pattern.callback, "view_class", None)
-        if view is not None and (view.__module__ == "traces.api" or issubclass(view, AsyncAPIView)):
+        if view is not None and issubclass(view, APIView):
             found |= {(str(pattern.pattern), method) for method in METHODS if hasattr(view, method)}
     return found
 
 
 def described():
     """Return (route, method) of every operation of the document, through the resolver."""
-    resolvers = [URLResolver(RegexPattern(r"^/"), module) for module in ("gateway.urls", "traces.urls")]
+    modules = ("gateway.urls", "traces.urls", "gateway.page_urls")
+    resolvers = [URLResolver(RegexPattern(r"^/"), module) for module in modules]
     found = set()
     for path, methods in schema.document()["paths"].items():
         for method, operation in methods.items():
@@ -147,7 +148,7 @@ def test_every_operation_has_a_name_a_summary_a_tag_and_its_errors():
             names.append(operation["operationId"])
             assert operation["summary"]
             assert set(operation["tags"]) <= tags
-            assert {"200", "4XX", "5XX"} <= operation["responses"].keys()
+            assert {"4XX", "5XX"} < operation["responses"].keys()
     assert len(names) == len(set(names))
 
 

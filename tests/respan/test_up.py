@@ -47,10 +47,15 @@ def _logged(installation: Installation) -> int:
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    """One installation for the tests that leave it running."""
+def _installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     with Installation(data_dir=tmp_path_factory.mktemp("installation") / "data") as started:
         yield started
+
+
+@pytest.fixture
+def shared(_installation: Installation) -> Installation:
+    """One installation for the tests that need nothing special; it runs, whatever the test before left."""
+    return _installation if _installation.process is not None else _installation.start()
 
 
 def test_first_start_serves_a_call_with_what_it_printed(shared: Installation) -> None:
@@ -89,7 +94,7 @@ def test_demo_owner_is_the_operator_with_five_dollars(shared: Installation) -> N
 
 def test_second_start_names_the_running_one_and_refuses(shared: Installation) -> None:
     done = subprocess.run(
-        [sys.executable, "manage.py", "up"], cwd=REPOSITORY, env=shared.env, capture_output=True, text=True, timeout=30
+        [sys.executable, "manage.py", "up"], cwd=REPOSITORY, env=shared.env, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 1
     assert f"already running at {shared.base_url}" in done.stderr
@@ -141,8 +146,6 @@ def test_ctrl_c_leaves_nothing_and_second_start_keeps_everything(shared: Install
 
 
 def test_killed_supervisor_takes_its_processes_along_and_next_start_recovers(shared: Installation) -> None:
-    if shared.process is None:
-        shared.start()
     pids = shared.pids
     children = _descendants(pids["up"])
     assert shared.process is not None

@@ -15,15 +15,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from django.core.cache import cache
 from django.test import Client, override_settings
 from django.urls import URLResolver, get_resolver
 from django.utils import timezone
 
+from tests.gateway.asking import keep
 from tests.servers import wait_until
 from tests.stack import Stack, call
 
 PASSWORD = "correct horse battery"
-# Of the clients of this file: other tests' limits are not ours.
+# Of the clients of this file: limits are counted for each address.
 ADDRESS = "203.0.113.77"
 # Where a page that needs a session sends those who have none.
 ANONYMOUS_GO_TO = re.compile(r"/(accounts/(login|signup)/.*|admin/(login/.*)?|platform/)?")
@@ -34,6 +36,10 @@ UNTOUCHED = [
     ("id, user_id, role FROM accounts_membership", "organization_id"),
     ("id, name, revoked_at, expires_at FROM accounts_apikey", "organization_id"),
     ("id, name, sealed, base_url, allowed_models, tested_at FROM gateway_credential", "organization_id"),
+    ("fallback_models, fallback_enabled, num_retries, strategy FROM gateway_callsettings", "organization_id"),
+    ("id, group_id, name, members FROM gateway_loadbalancegroup", "organization_id"),
+    ("id, name, rules, revision FROM gateway_limitpolicy", "organization_id"),
+    ("encode(key, 'hex') AS key, hit_count, expires_at FROM gateway_cachedanswer", "organization_id"),
     ("credit_limit, next_expiry_at FROM billing_wallet", "organization_id"),
     ("id, amount, kind FROM billing_entry", "kind <> 'usage' AND wallet_id"),
     ("id, redeemed_by_id FROM billing_redemption", "wallet_id"),
@@ -44,6 +50,13 @@ UNTOUCHED = [
 ]
 
 pytestmark = pytest.mark.xdist_group("isolation")  # `two` is made once
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_counted(django_db_setup: None, django_db_blocker: Any) -> None:
+    """Forget what counts against the limits of guesses: the visitors are the same in every test."""
+    with django_db_blocker.unblock():
+        cache.clear()
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,6 +330,46 @@ ROUTES: dict[str, list[Ask]] = {
         api("/api/request-logs/{log}/", outsider=404),
         api("/api/request-logs/{log_uuid}", outsider=404),
     ],
+    # The response cache
+    "^api/caches/?$": [
+        api("/api/caches/", outsider=200),
+        api("/api/caches/", outsider=200, filters={"cache_key": {"value": ["{cached}"]}}),
+    ],
+    "^api/caches/summary/?$": [api("/api/caches/summary/", outsider=200, filters={})],
+    "^api/caches/bulk/?$": [api("/api/caches/bulk/", outsider=405, member=405, cache_keys=["{cached}"])],
+    "^api/caches/(?P<cache_key>[0-9a-zA-Z_-]{1,100})/?$": [api("/api/caches/{cached}/", outsider=404)],
+    "platform/api/caches/": [
+        get("/platform/api/caches/", outsider=200, member=200),
+        post("/platform/api/caches/", outsider=400, member=403, ttl_s="0"),
+    ],
+    "platform/api/caches/clear/": [
+        get("/platform/api/caches/clear/", outsider=200, member=403),
+        post("/platform/api/caches/clear/", outsider=302, member=403, confirmed="on"),
+    ],
+    "platform/api/caches/<slug:cache_key>/": [get("/platform/api/caches/{cached}/", outsider=404, member=200)],
+    "platform/api/caches/<slug:cache_key>/delete/": [
+        post("/platform/api/caches/{cached}/delete/", outsider=404, member=403)
+    ],
+    # Limits
+    "^api/limit-policies/?$": [
+        api("/api/limit-policies/", outsider=200),
+        api("/api/limit-policies/", outsider=403, member=403, name="{name}", compose=["api_key_id"]),
+    ],
+    "^api/limit-policies/(?P<public_id>[0-9a-z_]{1,60})/?$": [api("/api/limit-policies/{limit}/", outsider=404)],
+    "platform/api/limits/": [
+        get("/platform/api/limits/", outsider=200, member=200),
+        post("/platform/api/limits/", outsider=400, member=403, name=""),
+    ],
+    "platform/api/limits/new/": [get("/platform/api/limits/new/?key={key}", outsider=200, member=403)],
+    "platform/api/limits/<str:public_id>/": [
+        get("/platform/api/limits/{limit}/", outsider=404, member=403),
+        post("/platform/api/limits/{limit}/", outsider=404, member=403, name="stolen"),
+    ],
+    "platform/api/limits/<str:public_id>/delete/": [
+        get("/platform/api/limits/{limit}/delete/", outsider=404, member=403),
+        post("/platform/api/limits/{limit}/delete/", outsider=404, member=403),
+    ],
+    "platform/api/api-keys/limits/": [get("/platform/api/api-keys/limits/?key={key}", outsider=200, member=200)],
     # Provider keys
     "platform/api/integrations/": [
         get("/platform/api/integrations/", outsider=200, member=200),
@@ -343,6 +396,38 @@ ROUTES: dict[str, list[Ask]] = {
     "platform/api/integrations/<str:public_id>/remove/": [
         get("/platform/api/integrations/{credential}/remove/", outsider=404, member=403),
         post("/platform/api/integrations/{credential}/remove/", outsider=404, member=403),
+    ],
+    # Routing
+    "platform/api/fallback/": [
+        get("/platform/api/fallback/", outsider=200, member=200),
+        post("/platform/api/fallback/", outsider=400, member=403, model="{name}/fake"),
+    ],
+    "platform/api/fallback/switch/": [post("/platform/api/fallback/switch/", outsider=302, member=403)],
+    "platform/api/fallback/move/": [
+        post("/platform/api/fallback/move/", outsider=302, member=403, model="{name}/model-{name}", place="2")
+    ],
+    "platform/api/fallback/remove/": [
+        post("/platform/api/fallback/remove/", outsider=302, member=403, model="{name}/model-{name}")
+    ],
+    "platform/api/retries/": [
+        get("/platform/api/retries/", outsider=200, member=200),
+        post("/platform/api/retries/", outsider=400, member=403, num_retries="9"),
+    ],
+    "platform/api/load-balance/": [
+        get("/platform/api/load-balance/?new={group}", outsider=200, member=200),
+        post("/platform/api/load-balance/", outsider=400, member=403, name="{name}", group_id="{group}"),
+    ],
+    "platform/api/load-balance/strategy/": [
+        post("/platform/api/load-balance/strategy/", outsider=400, member=403, strategy="x")
+    ],
+    "platform/api/load-balance/new/": [get("/platform/api/load-balance/new/", outsider=200, member=403)],
+    "platform/api/load-balance/groups/<str:group_id>/": [
+        get("/platform/api/load-balance/groups/{group}/", outsider=404, member=403),
+        post("/platform/api/load-balance/groups/{group}/", outsider=404, member=403, name="x"),
+    ],
+    "platform/api/load-balance/groups/<str:group_id>/delete/": [
+        get("/platform/api/load-balance/groups/{group}/delete/", outsider=404, member=403),
+        post("/platform/api/load-balance/groups/{group}/delete/", outsider=404, member=403, group_id="{group}"),
     ],
     # django-allauth's
     "accounts/login/": [
@@ -595,15 +680,34 @@ def _make_two(stack: Stack) -> Two:
         "request_id": str(uuid.uuid4()),
         "credential": credential.public_id,
         "credential_row": str(credential.pk),
+        "cached": keep(a, prompt_text=f"Question of {token}").public_key,
         "name": credential.name,
         "nearly": credential.name[:-1],
+        "group": _route(a, credential.name, token),
+        "limit": _limit(a, a_issued.api_key, token),
         "entry_row": str(entry.pk),
         "customer": f"customer-{token}",
         **logs,
     }
-    ids = ("organization", "key", "credential", "log", "log_uuid", "entry", "code", "invitation")
+    ids = ("organization", "key", "credential", "log", "log_uuid", "entry", "code", "invitation", "limit")
     canaries = {name: facts[name] for name in ids} | {"token": token, "a prefix": a_issued.api_key.prefix}
     return Two(stack, facts, people, secrets, canaries, [], {})
+
+
+def _limit(organization: Any, api_key: Any, token: str) -> str:
+    """Bound A's key so that no call of this file meets it; return the limit's id."""
+    from gateway import limit_changes
+    from gateway.limit_changes import Draft, Rule
+
+    draft = Draft(
+        name=f"Limit {token}",
+        compose=["api_key_id"],
+        values={"api_key_id": api_key.public_id},
+        metric="request_count",
+        period="day",
+        rules=[Rule(severity="hard", value=1_000_000)],
+    )
+    return limit_changes.create(organization=organization, draft=draft, actor=None, address=None).public_id
 
 
 def _join(organization: Any, people: SimpleNamespace) -> None:
@@ -627,6 +731,21 @@ def _store_credential(stack: Stack, organization: Any, owner: Any, name: str) ->
             actor=owner,
             address=None,
         )
+
+
+def _route(organization: Any, name: str, token: str) -> str:
+    """Give A a fallback list and a load balance group; return the group's id."""
+    from gateway.models import CallSettings, LoadBalanceGroup
+
+    model = f"{name}/model-{name}"
+    CallSettings.objects.create(organization=organization, fallback_models=[model, f"{name}/gone-{token}"])
+    group = LoadBalanceGroup.objects.create(
+        organization=organization,
+        group_id=f"group-{token}",
+        name=f"Group {token}",
+        members=[{"model": model, "weight": 1}],
+    )
+    return group.group_id
 
 
 def _make_calls(stack: Stack, key: str, token: str, name: str) -> dict[str, str]:
@@ -836,7 +955,7 @@ def test_the_canaries_are_there_to_be_found(two: Two) -> None:
         page = visit(two, "member", get(f"/platform/{path}", outsider=0, member=200))[1]
         seen |= two.betrayed(page, "")
     seen |= two.betrayed(visit(two, "member", api(f"{LIST}?{FROM}", outsider=0))[1], "")
-    assert seen >= two.canaries.keys() - {"code", "credential", "log_uuid", "invitation"}
+    assert seen >= two.canaries.keys() - {"code", "credential", "log_uuid", "invitation", "limit"}
     owner = visit(two, "owner", get("/platform/api/integrations/", outsider=0, member=200))[1]
     assert "credential" in two.betrayed(owner, "")
     invited = visit(two, "owner", get("/platform/members/", outsider=0, member=200))[1]

@@ -64,6 +64,7 @@ def write_everywhere(one: Tenant, payloads: list[str]) -> list[str]:
     from accounts.models import Role
     from billing import ledger
     from gateway import credentials
+    from gateway.models import CallSettings, LoadBalanceGroup
 
     logs = []
     for number, text in enumerate(payloads):
@@ -96,6 +97,19 @@ def write_everywhere(one: Tenant, payloads: list[str]) -> list[str]:
             actor=one.owner,
             address=None,
         )
+    # No name with markup can be added: this is what a row would hold if one could.
+    CallSettings.objects.update_or_create(
+        organization=one.organization, defaults={"fallback_models": [text[:200] for text in payloads]}
+    )
+    LoadBalanceGroup.objects.bulk_create(
+        LoadBalanceGroup(
+            organization=one.organization,
+            group_id=f"group-{number}",
+            name=text[:60],
+            members=[{"model": text, "weight": 1}],
+        )
+        for number, text in enumerate(payloads[:20])
+    )
     invitations.invite(
         organization=one.organization, role=Role.MEMBER, actor=one.owner, now=timezone.now(), email="x@example.test"
     )
@@ -117,6 +131,10 @@ def addresses(logs: list[str]) -> list[str]:
         "/platform/dashboard/?range=30d&by=customer",
         "/platform/api/api-keys/",
         "/platform/api/integrations/",
+        "/platform/api/fallback/",
+        "/platform/api/load-balance/",
+        "/platform/api/load-balance/groups/group-0/",
+        "/platform/api/load-balance/groups/group-1/delete/",
         "/platform/api/credits/",
         "/platform/api/credits/statement/",
         "/platform/members/",

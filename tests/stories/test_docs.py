@@ -107,9 +107,25 @@ async def test_an_unknown_page_names_the_nearest(visit: Visit) -> None:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("width", [1440, 390])
-@pytest.mark.parametrize("pages", some(every_page()), ids=lambda pages: next(iter(pages)))
-async def test_every_page_of_the_docs_is_accessible_light_and_fits_the_window(
+@pytest.mark.parametrize("pages", some(every_page(), 20), ids=lambda pages: next(iter(pages)))
+async def test_every_page_of_the_docs_is_light_and_fits_the_window(
     visit: Visit, width: int, pages: dict[str, str]
 ) -> None:
-    wrong = await judge(await visit(width=width), pages, {})
+    wrong = await judge(await visit(width=width), pages, {}, by_axe=False)
+    assert not wrong, "\n".join(wrong)
+
+
+# All are made of the same parts: `make test` judges some of them, `make test-long` the rest.
+JUDGED = dict(list(every_page().items())[::7])
+THE_REST = {name: path for name, path in every_page().items() if name not in JUDGED}
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    "pages",
+    [*some(JUDGED), *(pytest.param(pages, marks=pytest.mark.long) for pages in some(THE_REST))],
+    ids=lambda pages: next(iter(pages)),
+)
+async def test_every_page_of_the_docs_is_accessible(visit: Visit, pages: dict[str, str]) -> None:
+    wrong = await judge(await visit(), pages, {})
     assert not wrong, "\n".join(wrong)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import axe_playwright_python
 import pytest
@@ -16,6 +17,7 @@ from django.urls import resolve
 from django.utils import timezone
 from playwright.async_api import Page
 
+from tests.gateway.asking import keep
 from tests.security.test_isolation import ROUTES
 from tests.stack import Stack
 from tests.stories.conftest import Visit, Visitor
@@ -48,6 +50,19 @@ PAGES = {
     "integration-add": "/platform/api/integrations/add/",
     "integration": "/platform/api/integrations/{credential}/",
     "integration-remove": "/platform/api/integrations/{credential}/remove/",
+    "fallback": "/platform/api/fallback/",
+    "retries": "/platform/api/retries/",
+    "load-balance": "/platform/api/load-balance/",
+    "load-balance-new": "/platform/api/load-balance/new/",
+    "load-balance-group": "/platform/api/load-balance/groups/{group}/",
+    "load-balance-delete": "/platform/api/load-balance/groups/{group}/delete/",
+    "caches": "/platform/api/caches/",
+    "caches-clear": "/platform/api/caches/clear/",
+    "cached-answer": "/platform/api/caches/{cached}/",
+    "limits": "/platform/api/limits/",
+    "limit-new": "/platform/api/limits/new/?key={key}",
+    "limit": "/platform/api/limits/{limit}/",
+    "limit-remove": "/platform/api/limits/{limit}/delete/",
     "models": "/platform/models/?provider=groq",  # axe needs a minute for the whole catalogue
     "models-compared": "/platform/models/?provider=groq&compare=openai/gpt-4o-mini&compare=openai/gpt-4o",
     "model": "/platform/models/openai/gpt-4o-mini/",
@@ -94,6 +109,7 @@ NO_PAGES = {
     "llms.txt",
     "llms-full.txt",
     "platform/api/api-keys/spend/",
+    "platform/api/api-keys/limits/",
     "platform/api/api-keys/<slug:public_id>/first-call/",
     "platform/api/credits/entries.csv",
     "platform/audit-log/export/",
@@ -113,7 +129,7 @@ def demo(stack: Stack, django_db_setup: None, django_db_blocker: pytest.FixtureR
     """The organization `manage.py demo` makes: its owner's login and the ids the addresses need."""
     from accounts.models import ApiKey, Invitation, Membership, Organization
     from billing.models import Entry
-    from gateway.models import Credential
+    from gateway.models import Credential, LoadBalanceGroup
     from respan import demo as making
     from respan import ids
     from traces import reading
@@ -132,11 +148,38 @@ def demo(stack: Stack, django_db_setup: None, django_db_blocker: pytest.FixtureR
             "log": ids.encode("log", log.id),
             "key": ApiKey.objects.filter(organization=organization, revoked_at=None).first().public_id,
             "credential": Credential.objects.filter(organization=organization).first().public_id,
+            "limit": bounded(organization),
+            "group": LoadBalanceGroup.objects.filter(organization=organization).first().group_id,
+            "cached": keep(organization, prompt_text="What is the capital of France?", answer_text="Paris.").public_key,
             "entry": ids.encode("ent", charge.pk),
             "place": Membership.objects.filter(organization=organization).exclude(user=owner).first().pk,
             "invitation": Invitation.objects.filter(organization=organization, accepted_at=None).first().public_id,
         }
         yield SimpleNamespace(email=owner.email, password=passwords[owner.email], facts=facts)
+
+
+def bounded(organization: Any) -> str:
+    """Set two limits; return the id of the one that was half used."""
+    from gateway import limit_changes
+    from gateway.limit_changes import Draft, Rule
+    from gateway.models import LimitCounter
+    from gateway.windows import NEVER_MS
+
+    rules = [Rule(severity="hard", value=1_000_001), Rule(severity="soft", value=800_000)]
+    whole = Draft(name="The whole year", compose=["organization_id"], metric="request_count", rules=rules)
+    each = Draft(name="Free plan", compose=["customer_identifier"], metric="cost", period="day", rules=rules[1:])
+    limit_changes.create(organization=organization, draft=each, actor=None, address=None)
+    made = limit_changes.create(organization=organization, draft=whole, actor=None, address=None)
+    LimitCounter.objects.create(
+        organization_id=organization.pk,
+        policy_id=made.pk,
+        revision=made.revision,
+        subject=f'["{organization.pk}"]',
+        starts_ms=0,
+        ends_ms=NEVER_MS,
+        used=500_000,
+    )
+    return made.public_id
 
 
 async def sign_in(visitor: Visitor, demo: SimpleNamespace) -> None:
@@ -156,13 +199,13 @@ async def violations(page: Page) -> list[str]:
     return found
 
 
-def some(pages: dict[str, str]) -> list[dict[str, str]]:
+def some(pages: dict[str, str], at_once: int = AT_ONCE) -> list[dict[str, str]]:
     """Return the pages in parts."""
     names = list(pages)
-    return [{name: pages[name] for name in names[i : i + AT_ONCE]} for i in range(0, len(names), AT_ONCE)]
+    return [{name: pages[name] for name in names[i : i + at_once]} for i in range(0, len(names), at_once)]
 
 
-async def judge(visitor: Visitor, pages: dict[str, str], facts: dict[str, object]) -> list[str]:
+async def judge(visitor: Visitor, pages: dict[str, str], facts: dict[str, object], *, by_axe: bool = True) -> list[str]:
     """Open each page with an empty cache; return what is wrong with them, all at once.
 
     On a phone the rules of accessibility are the same: there only the width and the labels are judged.
@@ -182,7 +225,7 @@ async def judge(visitor: Visitor, pages: dict[str, str], facts: dict[str, object
             continue
         if sum(sizes) > MOST_BYTES:
             wrong.append(f"{name}: {sum(sizes):,.0f} bytes")
-        if visitor.page.viewport_size["width"] > 1000:
+        if by_axe and visitor.page.viewport_size["width"] > 1000:
             wrong += [f"{name}: {each}" for each in await violations(visitor.page)]
         try:
             await visitor.look(name)
@@ -232,9 +275,12 @@ def test_no_page_is_missing_here() -> None:
 
 
 _EXAMPLES = {
+    "limit": "limit_x",
     "log": "log_x",
     "key": "key_x",
     "credential": "cred_x",
+    "group": "chat",
+    "cached": "0" * 64,
     "entry": "ent_x",
     "place": 1,
     "invitation": "inv_x",

@@ -54,6 +54,8 @@ def tenant(organization) -> int:
                 customer_identifier=None
                 if number % 5 == 0
                 else f"customer {min(luck.randrange(40), luck.randrange(40))}",
+                cached=number % 10 == 0,
+                saved_nano=number * 31 if number % 10 == 0 else None,
                 request_body=None,
                 response_body=None,
             )
@@ -65,7 +67,8 @@ def tenant(organization) -> int:
 
 SUMS = """
     count(*), count(*) FILTER (WHERE status <> 'ok'), coalesce(sum(input_tokens), 0), coalesce(sum(output_tokens), 0),
-    coalesce(sum(cache_read_input_tokens), 0), coalesce(sum(cost_nano), 0), coalesce(sum(charged_nano), 0)
+    coalesce(sum(cache_read_input_tokens), 0), coalesce(sum(cost_nano), 0), coalesce(sum(charged_nano), 0),
+    count(*) FILTER (WHERE cached), coalesce(sum(saved_nano), 0)
 """
 COLUMNS = {
     "model": "request_model",
@@ -98,7 +101,7 @@ WINDOWS = {
 def sums(found: Figures) -> tuple:
     return (
         found.calls, found.errors, found.input_tokens, found.output_tokens, found.cached_tokens, found.cost_nano,
-        found.charged_nano,
+        found.charged_nano, found.cached_calls, found.saved_nano,
     )  # fmt: skip
 
 
@@ -184,8 +187,8 @@ def check_breakdown(tenant, by, filters, condition):
         assert sums(share.figures) == tuple(wanted)
         assert sum(share.figures.latency.counts) == len(durations)
     assert found.other_values == max(0, len(exact) - 3)
-    everything = [sum(column) for column in zip(*(values[1:8] for values in exact), strict=True)] or [0] * 7
-    listed = [sum(column) for column in zip(*(sums(share.figures) for share in found.shares), strict=True)] or [0] * 7
+    everything = [sum(column) for column in zip(*(values[1:10] for values in exact), strict=True)] or [0] * 9
+    listed = [sum(column) for column in zip(*(sums(share.figures) for share in found.shares), strict=True)] or [0] * 9
     assert sums(found.others) == tuple(total - part for total, part in zip(everything, listed, strict=True))
 
 

@@ -333,8 +333,8 @@ def test_a_log_shows_the_whole_call(cast, page, key):
     for shown in (
         ids.encode("log", span_id), "gpt-4o-mini", "gpt-4o-mini-2024-07-18", "1 min 5 s", "120 ms", "Own key",
         "counted by Respan", "Backend", "anna", "cache_enabled is not served", "plan pro", "items three",
-        "First try groq m1 failed 503 overloaded 40 ms after 0 ms",
-        "Fallback openai m2 with the key cred_1 answered 200 700 ms after 50 ms",
+        "groq m1 failed 503 overloaded after 0 ms 40 ms 0 / 0, $0.00",
+        "openai m2 with the key cred_1 answered 200 after 50 ms 700 ms 10 / 20 $0.0000135", "First try", "Fallback",
         "Be brief.", "What is **this**?", "Image (not loaded) Open at example.test https://example.test/cat.png",
         "Audio", "File", 'Tool call look c1 {"at": 1} Result A cat', "A cat. Really.", "Thinking",
         "Hm, whiskers", '"model": "gpt-4o-mini"',

@@ -22,7 +22,7 @@ HOUR_US = 3_600_000_000
 SUMS = """
     sum(n), sum(errors), sum(input_tokens), sum(output_tokens), sum(cache_read_input_tokens),
     sum(cache_creation_input_tokens), sum(reasoning_output_tokens), sum(cost_nano), sum(charged_nano),
-    sum(duration_us_sum)
+    sum(duration_us_sum), sum(cached_calls), sum(saved_nano)
 """
 HISTOGRAMS = ", ".join(
     f"ARRAY[{', '.join(f'coalesce(sum({name}[{i}]), 0)' for i in range(1, 41))}]::int[]"
@@ -52,6 +52,8 @@ def some_rows(organization_id: int, count: int, **values) -> list:
                     "duration_us": number**3,
                     "ttft_us": None if number % 2 else number**2,
                     "customer_identifier": None if number % 4 == 0 else f"c{number % 5}",
+                    "cached": number % 6 == 0,
+                    "saved_nano": number * 700 if number % 6 == 0 else None,
                     **{name: value for name, value in values.items() if name != "started_us"},
                 }
             )
@@ -161,7 +163,8 @@ def test_call_without_a_customer_or_with_an_empty_one_is_no_customers(organizati
 
 
 def test_migration_fills_what_the_store_would_have_written(organization):
-    write(*some_rows(organization.pk, 90))
+    # Of the response cache it knows nothing: no call of its time was answered from one.
+    write(*some_rows(organization.pk, 90, cached=False, saved_nano=None))
     tables = ("traces_usage_day", "traces_usage_part")
     written = [everything(table, organization.pk) for table in tables]
     with connection.cursor() as cursor:

@@ -1,5 +1,6 @@
 """The PostgreSQL store: every span once, roll-ups equal to the sum of the spans, no row that sinks its neighbours."""
 
+import json
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -10,6 +11,7 @@ from django.db import connection, transaction
 from billing.usage import Usage
 from tests.traces.calls import finished, now_us
 from traces import spans
+from traces.spans import Attempt
 from traces.store.postgres import Store, moment
 from traces.store.protocol import Charge, Row
 
@@ -20,7 +22,8 @@ AS_THEY_CAME = (
     "organization_id", "id", "environment", "api_key_id", "trace_id", "parent_span_id", "name", "log_type",
     "duration_us", "ttft_us", "status", "http_status", "stream", "provider", "request_model", "response_model",
     "credential", "paid_by", "rates_id", "finish_reason", "error_code", "error_message", "customer_identifier",
-    "customer_name", "customer_email", "custom_identifier", "thread_identifier",
+    "customer_name", "customer_email", "custom_identifier", "thread_identifier", "cached", "saved_nano", "fallback",
+    "retries", "cache_key", "load_balance_group",
 )  # fmt: skip
 
 
@@ -51,11 +54,11 @@ SUMS = """
     count(*), count(*) FILTER (WHERE status <> 'ok'), coalesce(sum(input_tokens), 0), coalesce(sum(output_tokens), 0),
     coalesce(sum(cache_read_input_tokens), 0), coalesce(sum(cache_creation_input_tokens), 0),
     coalesce(sum(reasoning_output_tokens), 0), coalesce(sum(cost_nano), 0), sum(charged_nano), sum(duration_us),
-    count(duration_us), count(ttft_us)
+    count(*) FILTER (WHERE cached), coalesce(sum(saved_nano), 0), count(duration_us), count(ttft_us)
 """
 ROLLED_UP = """
     n, errors, input_tokens, output_tokens, cache_read_input_tokens, cache_creation_input_tokens,
-    reasoning_output_tokens, cost_nano, charged_nano, duration_us_sum,
+    reasoning_output_tokens, cost_nano, charged_nano, duration_us_sum, cached_calls, saved_nano,
     (SELECT coalesce(sum(x), 0) FROM unnest(duration_histogram) x),
     (SELECT coalesce(sum(x), 0) FROM unnest(ttft_histogram) x)
 """
@@ -103,6 +106,14 @@ def test_every_column_is_stored(tenant):
         thread_identifier="t",
         warnings=["careful"],
         environment="test",
+        cached=True,
+        saved_nano=42,
+        fallback=2,
+        retries=1,
+        limit="requests_per_minute",
+        cache_key="abc",
+        cache_log_id=UUID(int=5),
+        load_balance_group="fast",
     )  # fmt: skip
     assert write(call) == []
     span, record = span_of(call.record.id), call.record
@@ -117,9 +128,37 @@ def test_every_column_is_stored(tenant):
     ]
     assert (span["cost_nano"], span["charged_nano"], span["absorbed_nano"]) == (13_500, 9, 0)
     assert (span["input_preview"], span["output_preview"], span["has_body"]) == ("Hello", "Hi there", True)
+    assert (span["limit_name"], span["cache_log_id"]) == ("requests_per_minute", UUID(int=5))
     assert span["metadata"] == '{"team": "red"}'
     assert span["warnings"] == '["careful"]'
     assert '"provider": "openai"' in span["attempts"]
+
+
+def test_attempts_are_stored_as_child_spans_with_readable_ids(tenant):
+    first = Attempt(
+        provider="openai", model="m", started_us=1, duration_us=2, span_id=b"\xab" * 8, status=429,
+        error="upstream_error", message="slow down", credential_name="Main", next="fallback: 429",
+    )  # fmt: skip
+    passed_over = Attempt(provider="groq", model="n", started_us=3, duration_us=0, skipped=True, error="too long")
+    call = row(organization_id=tenant, attempts=[first, passed_over], fallback=10**6, retries=-1)
+    assert write(call) == []
+    span = span_of(call.record.id)
+    assert json.loads(span["attempts"]) == [
+        {
+            "provider": "openai", "model": "m", "started_us": 1, "duration_us": 2, "span_id": "ab" * 8, "status": 429,
+            "error": "upstream_error", "message": "slow down", "credential_name": "Main", "next": "fallback: 429",
+        },
+        {"provider": "groq", "model": "n", "started_us": 3, "duration_us": 0, "skipped": True, "error": "too long"},
+    ]  # fmt: skip
+    assert (span["fallback"], span["retries"]) == (32_767, 0), "no number is a reason to lose a call"
+
+
+def test_record_of_the_version_before_is_stored_without_decisions(tenant):
+    call = row(organization_id=tenant)
+    assert write(call) == []
+    span = span_of(call.record.id)
+    assert (span["cached"], span["saved_nano"], span["fallback"], span["retries"]) == (False, None, 0, 0)
+    assert (span["limit_name"], span["cache_key"], span["cache_log_id"]) == (None, None, None)
 
 
 def test_bodies_are_stored_compressed_and_apart(tenant):

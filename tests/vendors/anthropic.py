@@ -1,8 +1,9 @@
 """A fake Anthropic: messages (whole and streamed), token counting, models; as strict as the real one, caches included.
 
 The script behind the model's name: `status=529` refuses, `fail=N` reports `overloaded_error` after N deltas, `cut=N`
-ends a stream after N deltas, `thinking=budget|adaptive|always` says which kind of model it is, `trusting` believes
-every signature. Source of the rules: https://docs.anthropic.com/en/api/messages (2026-11). Neighbours: `server.py`,
+ends a stream after N deltas, what else breaks an answer is `server.Mishap`'s, `thinking=budget|adaptive|always` says
+which kind of model it is, `trusting` believes every signature. Source of the rules:
+https://docs.anthropic.com/en/api/messages (2026-11). Neighbours: `server.py`,
 `mind.py`, `anthropic_rules.py`.
 """
 
@@ -15,7 +16,7 @@ from typing import Any
 from tests.provider import Script
 from tests.vendors import anthropic_rules as rules
 from tests.vendors import mind
-from tests.vendors.server import EVENTS, Refusal, Reply, Seen, Vendor, decoded, events, scripted
+from tests.vendors.server import EVENTS, Mishap, Refusal, Reply, Seen, Vendor, decoded, events, scripted
 
 _KINDS = {
     400: "invalid_request_error",
@@ -61,8 +62,13 @@ class Anthropic(Vendor):
             raise Refusal(404, _KINDS[404], f"not found: {seen.path}")
         body = decoded(seen)
         name, script = scripted(body.get("model"))
-        if status := int(script.number("status")):
-            raise Refusal(status, _KINDS.get(status, "api_error"), f"scripted {status}")
+        with self.lock:
+            script = script.rolled(self.rolls)
+        mishap, status = Mishap(script), int(script.number("status"))
+        refusal = Refusal(status, _KINDS.get(status, "api_error"), f"scripted {status}")
+        if (refused := mishap.before(self.refuse(refusal))) is not None:
+            seen.refusal = str(refusal)
+            return refused
         is_count = seen.path.endswith("count_tokens")
         conversation = rules.check(body, name, script, version=version, is_count=is_count)
         if is_count:
@@ -70,11 +76,10 @@ class Anthropic(Vendor):
         usage = self._input_usage(seen, name, conversation)
         message = self._message(body, name, conversation, usage)
         seen.usage = message["usage"]
-        if body.get("stream"):
-            return Reply(_stream(message, script), headers={"content-type": EVENTS, "request-id": message["id"]})
-        return Reply(
-            json.dumps(message, ensure_ascii=False).encode(),
-            headers={"content-type": "application/json", "request-id": message["id"]},
+        head = {"content-type": EVENTS if body.get("stream") else "application/json", "request-id": message["id"]}
+        whole = json.dumps(message, ensure_ascii=False).encode()
+        return mishap.after(
+            Reply(_stream(message, script) if body.get("stream") else whole, headers=head), _noise(script)
         )
 
     def _input_usage(self, seen: Seen, model: str, conversation: rules.Conversation) -> dict[str, Any]:
@@ -162,6 +167,16 @@ def _model(id: str) -> dict[str, Any]:
         "max_input_tokens": 200000,
         "max_tokens": 64000,
     }
+
+
+def _noise(script: Script) -> list[bytes]:
+    """Return the pieces of a stream that is none."""
+    end = b'event: message_stop\ndata: {"type": "message_stop"}\n\n'
+    if "garbled" in script:
+        return [b'event: message_start\ndata: {"type": "message_start", "mess\n\n', end]
+    if "noise" in script:
+        return [b"You said ", b"\xff\xfe\x00nothing\n", b"data that is none\n\n"]
+    return [end] if "empty" in script else []
 
 
 def _stream(message: dict[str, Any], script: Script) -> Iterator[bytes]:

@@ -2,13 +2,17 @@
 
 A vendor is strict as the real one is: what it would refuse it refuses with its own error, so that a wrong translation
 fails a test instead of passing unseen. Its script comes with the model's name, after a colon (`claude:status=529`), as
-that of `tests/provider.py`. Neighbours: `anthropic.py`, `gemini.py`, `openai.py` (the vendors), `mind.py` (what they
-answer), `tests/stack.py` (their catalogue files).
+that of `tests/provider.py`; what it tells of broken answers is played by `Mishap`. Neighbours: `anthropic.py`,
+`gemini.py`, `openai.py` (the vendors), `mind.py` (what they answer), `tests/stack.py` (their catalogue files).
 """
 
 import json
+import select
 import socket
+import struct
 import threading
+import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -47,6 +51,18 @@ class Reply:
     headers: dict[str, str] = field(default_factory=lambda: {"content-type": JSON})
 
 
+class HangUp(Exception):
+    """The connection ends here; `rude` with a reset, else it is only closed."""
+
+    def __init__(self, *, rude: bool = False) -> None:
+        super().__init__()
+        self.rude = rude
+
+
+class Silence(Exception):
+    """Nothing more is said until the client goes."""
+
+
 class Refusal(Exception):
     """What the vendor refuses: status, the vendor's word for it, and what it says."""
 
@@ -62,6 +78,7 @@ class Vendor:
 
     def __init__(self) -> None:
         self.requests: list[Seen] = []
+        self.rolls: Counter[str] = Counter()
         self.lock = threading.Lock()
 
     @property
@@ -152,7 +169,20 @@ class _Handler(BaseHTTPRequestHandler):
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             # Members of other types than the rules expect: they say so with an exception of Python's.
             reply = self._refused(Refusal(400, "invalid_request_error", f"malformed request: {error!r}"), seen)
-        self._send(reply)
+        except (HangUp, Silence) as end:
+            return self._end(end)
+        try:
+            self._send(reply)
+        except (HangUp, Silence) as end:
+            self._end(end)
+
+    def _end(self, end: HangUp | Silence) -> None:
+        if isinstance(end, Silence):
+            select.select([self.connection], [], [], 3600)
+        elif end.rude:
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+        self.close_connection = True
 
     def _refused(self, refusal: Refusal, seen: Seen) -> Reply:
         seen.refusal = str(refusal)
@@ -175,18 +205,86 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(reply.status)
         for name, value in reply.headers.items():
             self.send_header(name, value)
-        if whole:
+        if whole and "content-length" not in reply.headers:
             self.send_header("content-length", str(len(reply.body)))
+        elif "content-length" in reply.headers:
+            pass
         else:
             self.send_header("transfer-encoding", "chunked")
         self.end_headers()
         if whole:
             self.wfile.write(reply.body)
             return
+        if "content-length" in reply.headers:  # a whole answer, piece by piece
+            for piece in reply.body:
+                self.wfile.write(piece)
+            return
         for piece in reply.body:
             self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
             self.wfile.flush()
         self.wfile.write(b"0\r\n\r\n")
+
+
+class Mishap:
+    """What becomes of an answer whose script says that it does not arrive as it should (see `tests/provider.py`)."""
+
+    def __init__(self, script: Script) -> None:
+        self.script = script
+
+    def before(self, error: dict[str, Any]) -> Reply | None:
+        """Return the refusal of a script, in the vendor's shape; None where the request is answered."""
+        script = self.script
+        if "silence" in script:
+            raise Silence
+        if script.text("reset") == "before":
+            raise HangUp(rude=True)
+        if "status" not in script:
+            return None
+        headers = {"retry-after": script.text("retry_after")} if "retry_after" in script else {}
+        status = 200 if "shy" in script else int(script.number("status"))
+        if script.text("error") == "html":
+            page = b"<html><body><h1>Bad gateway</h1></body></html>"
+            return Reply(page, status, {"content-type": "text/html", **headers})
+        return Reply(json.dumps(error).encode(), status, {"content-type": JSON, **headers})
+
+    def after(self, reply: Reply, noise: Iterable[bytes]) -> Reply:
+        """Return an answer as the script lets it arrive; `noise` is a stream that cannot be read."""
+        script = self.script
+        if not isinstance(reply.body, bytes):
+            if script.text("cut") == "head" or any(name in script for name in ("empty", "garbled", "noise")):
+                reply.body = noise
+            else:
+                reply.body = self._paced(reply.body)
+            return reply
+        if "empty" in script:
+            reply.body = b""
+        elif "garbled" in script:
+            reply.body = reply.body[: len(reply.body) // 2]
+        elif "short" in script or "drip" in script:
+            reply.headers = {**reply.headers, "content-length": str(len(reply.body))}
+            reply.body = self._dripping(reply.body)
+        return reply
+
+    def _paced(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
+        """Yield a stream; `stall`, `reset` and `cut_raw` count its events."""
+        script = self.script
+        for number, piece in enumerate(pieces):
+            if "stall" in script and number > script.number("stall"):
+                raise Silence
+            if script.text("reset").isdigit() and number > script.number("reset"):
+                raise HangUp(rude=True)
+            if "cut_raw" in script and number > script.number("cut_raw"):
+                yield piece[: len(piece) // 2]
+                raise HangUp
+            yield piece
+            time.sleep(script.number("interval"))
+
+    def _dripping(self, body: bytes) -> Iterator[bytes]:
+        for number, byte in enumerate(body):
+            if "short" in self.script and number > len(body) // 2:
+                raise HangUp
+            yield bytes([byte])
+            time.sleep(self.script.number("drip"))
 
 
 def words(text: str) -> frozenset[str]:

@@ -21,6 +21,7 @@ from traces.store.rollups import SPAN_COLUMNS, RollUps
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LONGEST_US = 10**12
+_LARGEST_SMALLINT = 2**15 - 1
 # An indexed text must fit into a B-tree entry (2,704 bytes).
 _INDEXED_CHARS = 500
 _MESSAGE_CHARS = 4_000
@@ -50,6 +51,16 @@ def _json(value: Any) -> str:
 
 def _duration(value: int | None) -> int | None:
     return None if value is None else max(0, min(value, _LONGEST_US))
+
+
+def _small(value: int) -> int:
+    return max(0, min(value, _LARGEST_SMALLINT))
+
+
+def _attempt(attempt: spans.Attempt) -> dict[str, Any]:
+    """Return an attempt for JSON, which has no bytes: its span id in hexadecimal, as traces are read."""
+    plain: dict[str, Any] = spans.plain(attempt)
+    return {**plain, "span_id": attempt.span_id.hex()} if attempt.span_id else plain
 
 
 class _Column(NamedTuple):
@@ -118,10 +129,18 @@ _COLUMNS = (
     _text_field("thread_identifier"),
     _Column("metadata", lambda row: _json(row.record.metadata)),
     _Column("warnings", lambda row: _json(row.record.warnings)),
-    _Column("attempts", lambda row: _json(row.record.attempts)),
+    _Column("attempts", lambda row: _json([_attempt(each) for each in row.record.attempts])),
     _Column("input_preview", lambda row: _text(logs.input_preview(row.record.request_body))),
     _Column("output_preview", lambda row: _text(logs.output_preview(row.record.response_body))),
     _Column("has_body", _has_body),
+    _field("cached"),
+    _Column("saved_nano", lambda row: None if row.record.saved_nano is None else max(0, row.record.saved_nano)),
+    _Column("fallback", lambda row: _small(row.record.fallback)),
+    _Column("retries", lambda row: _small(row.record.retries)),
+    _Column("limit_name", lambda row: _text(row.record.limit)),
+    _text_field("cache_key"),
+    _field("cache_log_id"),
+    _text_field("load_balance_group"),
 )
 _NAMES = tuple(column.name for column in _COLUMNS)
 _COPY_SPANS = f"COPY traces_span ({', '.join(_NAMES)}) FROM STDIN"

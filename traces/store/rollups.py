@@ -29,13 +29,14 @@ _TOKENS = (
     "reasoning_output_tokens",
 )  # fmt: skip
 _MONEY = ("cost_nano", "charged_nano")
-_SUMS = ("n", "errors", *_TOKENS, *_MONEY, "duration_us_sum")
+_CACHE = ("cached_calls", "saved_nano")
+_SUMS = ("n", "errors", *_TOKENS, *_MONEY, "duration_us_sum", *_CACHE)
 _HISTOGRAMS = ("duration_histogram", "ttft_histogram")
 
 # The columns of a span that its part in a roll-up is made of.
 SPAN_COLUMNS = (
     "organization_id", "started_at", "environment", "provider", "request_model", "api_key_id", "status", "paid_by",
-    "customer_identifier", *_TOKENS, *_MONEY, "duration_us", "ttft_us",
+    "customer_identifier", *_TOKENS, *_MONEY, "duration_us", "ttft_us", "cached", "saved_nano",
 )  # fmt: skip
 
 HOUR, DAY = "h", "d"
@@ -129,6 +130,8 @@ def _of(span: Mapping[str, Any], sign: int) -> _Line:
             *(sign * (span[name] or 0) for name in _TOKENS),
             *(sign * (span[name] or 0) for name in _MONEY),
             sign * span["duration_us"],
+            sign * bool(span["cached"]),
+            sign * (span["saved_nano"] or 0),
         ),
         {spans.histogram_bucket(span["duration_us"]): sign},
         {} if ttft_us is None else {spans.histogram_bucket(ttft_us): sign},

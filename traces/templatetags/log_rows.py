@@ -10,14 +10,15 @@ from typing import Any, Final
 
 from django import template
 from django.urls import reverse
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString, mark_safe
 
 from billing import usage
 from respan import ids
 from respan.templatetags.page import icon
+from traces import decisions
 from traces.reading import Log
-from traces.templatetags.logs import ago, duration, exact, figure, mark, payer, state
+from traces.templatetags.logs import ago, decision, duration, exact, figure, mark, payer, state
 
 register = template.Library()
 
@@ -58,7 +59,7 @@ def log_row(row: Any, now: datetime) -> SafeString:
         provider=log.provider or "no provider",
         model=log.request_model[:80],
         answered=format_html(' <span class="muted mono">→ {}</span>', other[:80]) if other else "",
-        words=_words(log),
+        words=_marked(log),
         input=figure(log.input_tokens),
         output=figure(log.output_tokens),
         took=duration(log.duration_us),
@@ -78,6 +79,15 @@ def log_row(row: Any, now: datetime) -> SafeString:
         if log.customer_identifier
         else _NONE,
     )
+
+
+def _marked(log: Log) -> SafeString:
+    """Put the marks of what was decided on a call in front of its words."""
+    marks = decisions.marks(log)
+    if not marks:
+        return _words(log)
+    badges = format_html_join("", "{}", ((decision(name),) for name in marks))
+    return format_html('<div class="marked">{}{}</div>', badges, _words(log))
 
 
 def _words(log: Log) -> SafeString:

@@ -28,6 +28,13 @@ _PAYERS: Final = {
     "free": ("ok", "gift", "Free", "This model costs nothing"),
     "nobody": ("", "minus", "Nobody", "No provider was reached"),
 }
+# Decision -> (tone, icon, word, sentence).
+_DECISIONS: Final = {
+    "cache": ("cached", "zap", "cache", "Answered from the response cache"),
+    "fallback": ("warn", "shuffle", "fallback", "Answered by another model than the one asked for"),
+    "retried": ("", "rotate-cw", "retried", "Asked again after a failure"),
+    "limited": ("warn", "gauge", "limited", "A limit refused this call or warned of it"),
+}
 
 
 @register.filter
@@ -52,6 +59,12 @@ def state(status: str) -> SafeString:
 def payer(paid_by: str, *, small: bool = False) -> SafeString:
     """Draw the badge of who paid; a small one is only its icon, with the word for those who hover or listen."""
     return _badge(*_PAYERS.get(paid_by, ("", "circle", paid_by, "")), small=small)
+
+
+@register.simple_tag
+def decision(name: str) -> SafeString:
+    """Draw the mark of a decision (`decisions.marks`)."""
+    return _badge(*_DECISIONS[name])
 
 
 @register.filter

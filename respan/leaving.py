@@ -1,0 +1,29 @@
+"""A client that leaves: whoever works for it may say that the work goes on without it.
+
+Part of the floor. The view puts a `Staying` into the scope of its request, the server asks it when the connection ends:
+while the answer is made or sent (`respan.asgi`), and after it, when the client reset the connection (`respan.web`).
+Neighbour: `gateway.retried` (a retry may be waiting for the same answer).
+"""
+
+from collections.abc import MutableMapping
+from typing import Any, Protocol
+
+_MEMBER = "respan.staying"
+
+
+class Staying(Protocol):
+    """Work that may outlive its client."""
+
+    def left(self) -> bool:
+        """Hear that the client is gone; tell whether the work goes on all the same."""
+
+
+def stay(scope: MutableMapping[str, Any], staying: Staying) -> None:
+    """Have a request's work asked before it is cancelled."""
+    scope[_MEMBER] = staying
+
+
+def goes_on(scope: MutableMapping[str, Any]) -> bool:
+    """Say that the client is gone; tell whether its work goes on."""
+    staying: Staying | None = scope.get(_MEMBER)
+    return staying is not None and staying.left()
