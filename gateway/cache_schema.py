@@ -4,7 +4,8 @@ Only read when the document at `/api/schema/` is built (`respan.schema` imports 
 mirrors `cache_entries.listed`; tests hold it against real answers. Neighbours: `cache_api.py`.
 """
 
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
 
 from drf_spectacular.extensions import OpenApiViewExtension
 from drf_spectacular.types import OpenApiTypes
@@ -16,6 +17,7 @@ from gateway import cache_entries
 from respan.api import MAX_PAGE, MAX_PAGE_SIZE
 
 TAG: Final = "Caches"
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _text(says: str) -> serializers.CharField:
@@ -89,7 +91,7 @@ class CachedAnswerList(serializers.Serializer[Any]):
     """Cached answers, and what all that match have saved."""
 
     summary = CacheSavings(help_text="Of all that match, not of this page only.")
-    data = CachedAnswerPage(help_text="The page.")
+    data = CachedAnswerPage(help_text="The page.")  # type: ignore[assignment]
 
 
 class CacheQuery(serializers.Serializer[Any]):
@@ -130,7 +132,9 @@ class CacheDeleted(serializers.Serializer[Any]):
     deleted_count = _whole("How many were there.")
     success_count = _whole("The same.")
     error_count = _whole("Always 0: all are deleted, or the request is refused.")
-    errors = serializers.ListField(child=serializers.DictField(), help_text="Always empty.")
+    errors = serializers.ListField(  # type: ignore[assignment]
+        child=serializers.DictField(), help_text="Always empty."
+    )
     message = _text("The same in words.")
 
 
@@ -163,7 +167,7 @@ def _described(
     *,
     parameters: Any = (),
     example: dict[str, Any] | None = None,
-) -> Any:
+) -> Callable[[F], F]:
     return extend_schema(
         operation_id=operation_id,
         tags=[TAG],

@@ -148,7 +148,7 @@ def remove_limit(request: MemberRequest, public_id: str) -> HttpResponse:
 @never_cache
 @require_role(Role.MEMBER)
 def key_limits(request: MemberRequest) -> HttpResponse:
-    """Answer the cells of the column “Limits” for the API keys named."""
+    """Answer what the page of keys says of the limits of the API keys named."""
     organization = request.membership.organization
     shown = [public_id.replace("\x00", "") for public_id in request.GET.getlist("key")[:_MOST_KEYS]]
     found = ApiKey.objects.filter(organization=organization, public_id__in=shown).only("public_id", "name")
@@ -223,7 +223,8 @@ def amount(metric: str, value: int) -> str:
     """Return an amount with its unit."""
     shown = limits.shown(metric, value)
     if metric == limits.COST:
-        return f"${shown}"
+        whole, point, rest = str(shown).partition(".")
+        return f"${int(whole):,}{point}{rest}"
     unit = {"request_count": "request", "token_count": "token", "concurrency": "call"}[metric]
     text = f"{shown:,} {unit}{'' if shown == 1 else 's'}"
     return f"{text} at once" if metric == limits.CONCURRENCY else text

@@ -238,7 +238,7 @@ class CachedAnswer(models.Model):
     model = models.CharField(max_length=256)
     provider = models.CharField(max_length=40, blank=True)
     response_model = models.CharField(max_length=200, blank=True)
-    customer_identifier = models.CharField(max_length=254, null=True)
+    customer_identifier = models.CharField(max_length=254, null=True)  # noqa: DJ001  (null: of no customer)
     # The request as a log would keep it.
     request = models.BinaryField(null=True)
     prompt_text = models.TextField(blank=True)
@@ -318,8 +318,8 @@ class LimitPolicy(models.Model):
     # The highest is asked first and named where several refuse.
     priority = models.IntegerField(default=0)
     is_active = models.BooleanField(default=True)
-    # [{"severity": "hard", "value": 101, "description": ""}]: what happens when the counter reaches the value; a cost is
-    # in nano-USD.
+    # [{"severity": "hard", "value": 101, "description": ""}]: what happens when the counter reaches the value; a cost
+    # is in nano-USD.
     rules = models.JSONField(default=list)
     # A change of what is counted begins new counters.
     revision = models.PositiveIntegerField(default=1)

@@ -16,6 +16,9 @@ the caller's dialect. All of them (a test compares this list with the code):
     billing.prices           PricesUnavailable
     gateway.answers          CallFailed
     gateway.attachments      AttachmentUnavailable
+    gateway.attempts         NoTargetLeft
+    gateway.cache_api        CacheNotFound
+    gateway.cache_entries    CacheNotCleared
     gateway.counting_api     ModelUnknown
     gateway.credentials      CredentialUnreadable CredentialsUnavailable
     gateway.entered          InvalidCredential NameTaken SecretRequired
