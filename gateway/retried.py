@@ -39,7 +39,8 @@ HEADER: Final = "HTTP_X_STAINLESS_RETRY_COUNT"
 OPT_OUT: Final = "HTTP_X_RESPAN_NO_COALESCE"
 _YES: Final = frozenset({"1", "true", "yes"})
 KEPT_S: Final = 120.0
-MAX_KEPT_BYTES: Final = 64 * 1024 * 1024
+# An SDK comes back within eight seconds: this holds some ten seconds of a thousand answers a second.
+MAX_KEPT_BYTES: Final = 16 * 1024 * 1024
 # What an execution costs beside its answer.
 _ENTRY_BYTES: Final = 2_048
 # An SDK comes back after half a second, and a second: so long a call goes on whose client left before its answer began.
