@@ -116,16 +116,6 @@ class CacheEnd(serializers.Serializer[Any]):
     ttl = serializers.IntegerField(required=False, min_value=0, help_text="Seconds from now.")
 
 
-class CacheDeletion(serializers.Serializer[Any]):
-    """Which cached answers to delete: exactly one member."""
-
-    cache_keys = serializers.ListField(
-        child=serializers.CharField(), required=False, help_text="Their keys, at most 1,000."
-    )
-    ids = serializers.ListField(child=serializers.CharField(), required=False, help_text="The same.")
-    all = serializers.BooleanField(required=False, help_text="True: all of this environment.")
-
-
 class CacheDeleted(serializers.Serializer[Any]):
     """How many cached answers were deleted."""
 
@@ -167,7 +157,9 @@ def _described(
     *,
     parameters: Any = (),
     example: dict[str, Any] | None = None,
+    sample: dict[str, Any] | None = None,
 ) -> Callable[[F], F]:
+    """Describe a method. `sample` is a body for the reference where spectacular describes none (DELETE)."""
     return extend_schema(
         operation_id=operation_id,
         tags=[TAG],
@@ -177,6 +169,7 @@ def _described(
         parameters=list(parameters),
         responses=answers,
         examples=[OpenApiExample("A request", example, request_only=True)] if example is not None else None,
+        extensions={"x-sample-body": sample} if sample is not None else None,
     )
 
 
@@ -236,10 +229,10 @@ class _CachesBulk(OpenApiViewExtension):  # type: ignore[no-untyped-call]
             @_described(
                 "deleteCaches",
                 "Delete several cached answers, or all",
-                _CHANGES,
+                f'{_CHANGES} The body, `application/json`, is one of `{{"cache_keys": [...]}}`, `{{"ids": [...]}}` or '
+                '`{"all": true}`.',
                 answers,
-                CacheDeletion,
-                example={"all": True},
+                sample={"all": True},
             )
             def delete(self, request: Any) -> Any: ...
 

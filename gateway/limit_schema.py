@@ -158,6 +158,7 @@ def _described(
         parameters=list(parameters),
         responses=answer | _ERRORS,
         examples=[OpenApiExample("A request", example, request_only=True)] if example is not None else None,
+        extensions={"x-sample-needs": "Needs a key with the scope “Change limits”."} if says is _CHANGES else None,
     )
     return described
 

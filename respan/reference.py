@@ -23,7 +23,7 @@ How keys, errors and pages work stands in [The API](index.md). Optional members 
 vendor's own format pass too. With the samples, `$RESPAN_API_KEY` is an API key of yours.
 """
 # Parts of an address that nobody but the reader knows.
-_IDS: Final = frozenset({"cache_key", "file_id", "log_id"})
+_IDS: Final = {"cache_key": "3f…", "file_id": "file-…", "log_id": "log_…", "public_id": "limit_…"}
 _PLACES: Final = {"query": "query", "path": "path", "header": "header"}
 
 
@@ -120,7 +120,7 @@ def _sample(method: str, path: str, operation: Object, parameters: list[Object])
         lines.append(f"-X {method}")
     if operation.get("security") != []:
         lines.append('-H "Authorization: Bearer {{api_key}}"')
-    if example and "multipart/form-data" in operation["requestBody"]["content"]:
+    if example and "multipart/form-data" in operation.get("requestBody", {}).get("content", ()):
         lines += [f"-F {name}={json.dumps(value)}" for name, value in example.items()]
     elif example:
         lines += ['-H "Content-Type: application/json"', f"-d '{json.dumps(example)}'"]
@@ -138,7 +138,7 @@ def _example(operation: Object) -> Object | None:
             return dict(each["value"])
         if "example" in media:
             return dict(media["example"])
-    return None
+    return operation.get("x-sample-body")
 
 
 def _filled(path: str, parameters: list[Object]) -> str:
@@ -146,7 +146,7 @@ def _filled(path: str, parameters: list[Object]) -> str:
     for each in parameters:
         value = each.get("example")
         if each["in"] == "path":
-            path = path.replace("{%s}" % each["name"], str(value if value is not None else "log_…"))  # noqa: UP031
+            path = path.replace("{%s}" % each["name"], str(value if value is not None else _IDS[each["name"]]))  # noqa: UP031
         elif each["in"] == "query" and value is not None:
             query.append(f"{each['name']}={value}")
     return path + (f"?{'&'.join(query)}" if query else "")

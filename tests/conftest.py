@@ -39,9 +39,6 @@ def _start_postgres(folder: Path) -> str:
     cluster = embedded.use(folder)
     atexit.register(shutil.rmtree, cluster.home, ignore_errors=True)
     atexit.register(cluster.release)  # the last registered runs first
-    with psycopg.connect(cluster.url, autocommit=True) as connection:
-        connection.execute("ALTER SYSTEM SET fsync = off")  # nothing of a run outlives it
-        connection.execute("SELECT pg_reload_conf()")
     return cluster.url
 
 

@@ -160,7 +160,7 @@ def test_every_field_with_each_of_its_operators_is_valid_sql(three, field):
     kind = query.field_of(field).kind
     value = {
         "number": 1, "flag": True, "moment": "2026-11-22", "status": "ok", "environment": "test",
-        "log id": ids.new("log"), "hex": "ab", "api key": "key_seven",
+        "log id": ids.new("log"), "hex": "ab", "api key": "key_seven", "decision": "cache",
     }.get(kind, "x")  # fmt: skip
     for operator in query._OPERATORS[kind]:
         names(three, (field, operator, [True if operator == "isnull" else value], "AND"))
