@@ -118,7 +118,8 @@ ROUTES: dict[str, list[Ask]] = {
         chat("/api/chat/completions", model="{name}/fake:chunks=1"),
         chat("/v1/chat/completions/", model="{name}/fake:chunks=1", stream=True),
         chat("/chat/completions", model="model-{name}"),
-        chat("/api/chat/completions", model="{nearly}/fake", member=404),  # says what is spelled like it
+        # Says what is spelled like it; A's fallbacks would answer in its place.
+        chat("/api/chat/completions", model="{nearly}/fake", disable_fallback=True, member=404),
     ],
     **{
         V1 + path: [api(f"/api/{path.removesuffix('/?$')}", by="caller", **{"outsider": 404, **facts})]
