@@ -28,6 +28,9 @@ ARGUMENTS = [
     "--disable-sync",
 ]
 TIMEOUT_MS = 15_000
+# What htmx says when a search takes the place of the one before it (`hx-sync="this:replace"`). Of a request that fails
+# it says `htmx:sendError` or `htmx:responseError` besides.
+_REPLACED = ("htmx:sendAbort", "htmx:afterRequest")
 # Where the visitor is: in the dialog that is open, else in the main part of the page.
 HERE = "main:not(:has(dialog[open])), main dialog[open]"
 OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
@@ -68,6 +71,8 @@ class Visitor:
         self.page.on("response", self._on_response)
 
     def _on_console(self, message: ConsoleMessage) -> None:
+        if message.text.startswith(_REPLACED):
+            return
         # A violation of the Content-Security-Policy is told here, as an error.
         if message.type in ("error", "warning") and not self._is_expected(message.location["url"]):
             self.troubles.append(f"console: {message.text}")
