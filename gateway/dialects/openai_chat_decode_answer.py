@@ -97,7 +97,7 @@ def answer(body: bytes) -> blocks.Answer:
     """Return a whole answer in the middle form. Never raises: what is no answer has an `error`."""
     value = lenient(body)
     if isinstance(value, list):
-        value = next(iter(reasoning.entries(value)), None)
+        value = next(iter(wire.dicts(value)), None)
     if not isinstance(value, dict):
         return blocks.Answer(error="The provider's answer is not JSON.")
     failed = error_in(value)
@@ -105,7 +105,7 @@ def answer(body: bytes) -> blocks.Answer:
         failed = "The provider's answer has no choices."
     if failed is None and not any(
         isinstance(choice.get("message"), dict) or choice.get("finish_reason")
-        for choice in reasoning.entries(value["choices"])
+        for choice in wire.dicts(value["choices"])
     ):
         failed = "The provider's answer has no message."
     gathered = blocks.Gatherer(wire.MAX_KEPT_BYTES)
@@ -210,7 +210,7 @@ class _Reading:
             return self._finished() if self._started else self._nothing()
         value = lenient(data)
         if isinstance(value, list):
-            value = next(iter(reasoning.entries(value)), None)
+            value = next(iter(wire.dicts(value)), None)
         return self._value(value) if isinstance(value, dict) else []
 
     def end(self) -> list[Event]:
@@ -268,7 +268,7 @@ class _Reading:
             self._lanes.out.append(blocks.Metered(usage, tier if isinstance(tier, str) else None))
 
     def _choice(self, value: dict[str, Any]) -> None:
-        for choice in reasoning.entries(value.get("choices")):
+        for choice in wire.dicts(value.get("choices")):
             if choice.get("index"):
                 continue  # clients of other dialects have one answer
             delta = choice.get("delta")
@@ -303,18 +303,18 @@ class _Reading:
         if isinstance(delta.get("refusal"), str) and delta["refusal"]:
             self._lanes.write(_REFUSAL, Refusal, TextDelta, delta["refusal"])
         self._beside(delta)
-        for piece in reasoning.entries(delta.get("tool_calls")):
+        for piece in wire.dicts(delta.get("tool_calls")):
             self._call(piece)
         if isinstance(delta.get("function_call"), dict):
             self._call({"index": 0, "function": delta["function_call"]})
 
     def _beside(self, delta: dict[str, Any]) -> None:
         """Take what accompanies a text: citations, images, sound."""
-        for annotation in reasoning.entries(delta.get("annotations")):
+        for annotation in wire.dicts(delta.get("annotations")):
             citation = annotation.get("url_citation")
             if isinstance(citation, dict):
                 self._lanes.write(_TEXT, Text, CitationDelta, citation, may_open=not self._calls)
-        for image in reasoning.entries(delta.get("images")):
+        for image in wire.dicts(delta.get("images")):
             if (found := _image(image)) is not None:
                 self._lanes.whole(found)
         audio = delta.get("audio")
@@ -323,7 +323,7 @@ class _Reading:
 
     def _parts(self, content: object) -> None:
         """Take content that is a list: text, and the thinking of Mistral's reasoning models."""
-        for part in reasoning.entries(content):
+        for part in wire.dicts(content):
             thinking = part.get("thinking")
             if isinstance(part.get("text"), str):
                 if part["text"]:
@@ -334,21 +334,21 @@ class _Reading:
                 self._think(thinking)
             elif part.get("type") == "image_url" and (found := _image(part)) is not None:
                 self._lanes.whole(found)
-            for piece in reasoning.entries(thinking):
+            for piece in wire.dicts(thinking):
                 if isinstance(piece.get("text"), str) and piece["text"]:
                     self._think(piece["text"])
 
     # --- Reasoning
 
     def _reasoning(self, delta: dict[str, Any]) -> None:
-        told = reasoning.entries(delta.get("thinking_blocks"))
+        told = wire.dicts(delta.get("thinking_blocks"))
         for position, entry in enumerate(told):
             # In a stream an entry without an index is a further piece; in a whole answer each is a block.
             self._entry(entry, entry.get("index", position if self._is_whole else None))
         if told:
             return
         text = reasoning.text_of(delta)
-        for detail in reasoning.entries(delta.get("reasoning_details")):
+        for detail in wire.dicts(delta.get("reasoning_details")):
             found = reasoning.from_detail(detail)
             if isinstance(found, Redacted):
                 self._lanes.whole(found)

@@ -28,7 +28,7 @@ from gateway.dialects.blocks import (
     ToolCall,
     ToolResult,
 )
-from gateway.dialects.wire import InvalidBody
+from gateway.dialects.wire import InvalidBody, dicts
 
 _DATA_URL = re.compile(r"\s*data:([^,]*),", re.IGNORECASE)
 _SPACE = re.compile(r"\s+")
@@ -239,7 +239,7 @@ def _thinking(part: dict[str, Any], at: str) -> Block:
     thinking = part.get("thinking")
     if isinstance(thinking, str):
         return Thinking(text=thinking, dialect=reasoning.CHAT)
-    texts = [piece["text"] for piece in reasoning.entries(thinking) if isinstance(piece.get("text"), str)]
+    texts = [piece["text"] for piece in dicts(thinking) if isinstance(piece.get("text"), str)]
     return Thinking(text="".join(texts), dialect=reasoning.CHAT)
 
 

@@ -97,7 +97,7 @@ class _Client:
 
 
 def _custom_names(tools: object) -> list[str]:
-    holders = [tool.get("custom") for tool in reasoning.entries(tools) if tool.get("type") == "custom"]
+    holders = [tool.get("custom") for tool in wire.dicts(tools) if tool.get("type") == "custom"]
     return [holder["name"] for holder in holders if isinstance(holder, dict) and isinstance(holder.get("name"), str)]
 
 

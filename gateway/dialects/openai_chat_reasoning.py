@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from gateway.dialects.blocks import Redacted, Thinking, ToolCall
+from gateway.dialects.wire import dicts
 
 CHAT = "openai_chat"
 # Whose signatures stand in `thinking_blocks` that say nothing else.
@@ -22,7 +23,7 @@ _USUAL_FORMAT = "anthropic-claude-v1"
 
 def reasoned(message: dict[str, Any]) -> list[Thinking | Redacted]:
     """Return the reasoning of an assistant's message. What is malformed in it is left out: it is never content."""
-    found = [block for entry in entries(message.get("thinking_blocks")) if (block := from_entry(entry)) is not None]
+    found = [block for entry in dicts(message.get("thinking_blocks")) if (block := from_entry(entry)) is not None]
     text = text_of(message)
     if found:
         is_told = not text or any(block.text for block in found)
@@ -34,11 +35,6 @@ def text_of(message: dict[str, Any]) -> str:
     """Return the plain text of the reasoning in a message or a delta."""
     text = message.get("reasoning_content") or message.get("reasoning")
     return text if isinstance(text, str) else ""
-
-
-def entries(value: object) -> list[dict[str, Any]]:
-    """Return the objects of a list, nothing of anything else."""
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 # --- thinking_blocks ------------------------------------------------------------------------------------------------
@@ -77,7 +73,7 @@ def to_entry(block: Thinking | Redacted) -> dict[str, Any]:
 
 def from_details(value: object, text: str) -> list[Thinking | Redacted]:
     """Return the blocks of `reasoning_details`; `text` is the same reasoning as plain text, where there are none."""
-    details = entries(value)
+    details = dicts(value)
     found = [block for detail in details if (block := from_detail(detail)) is not None]
     if text and not any(isinstance(block, Thinking) for block in found):
         found.insert(0, Thinking(text=text, dialect=CHAT))

@@ -231,7 +231,7 @@ def check_credits(asked: Request) -> None:
     reasoning = _decoded(asked, "reasoning")
     if isinstance(reasoning, dict) and reasoning.get("mode") not in (None, "standard"):
         raise blocks.Unsupported("reasoning.mode", f"reasoning.mode is not available on credits: {_OWN_KEY}.")
-    for index, tool in enumerate(reading.dicts(_decoded(asked, "tools"))):
+    for index, tool in enumerate(wire.dicts(_decoded(asked, "tools"))):
         if tool.get("type") not in _CLIENT_TOOLS and not _is_optional(tool, asked):
             message = f"The tool {str(tool.get('type'))[:40]} runs at the provider: {_OWN_KEY}."
             raise blocks.Unsupported(f"tools[{index}]", message)
@@ -248,7 +248,7 @@ def _is_optional(tool: dict[str, Any], asked: Request) -> bool:
 
 def _without_search(asked: Request) -> list[dict[str, Any]] | None:
     """Return the tools without a search that may be left out; None where there is none."""
-    tools = reading.dicts(_decoded(asked, "tools"))
+    tools = wire.dicts(_decoded(asked, "tools"))
     kept = [tool for tool in tools if not _is_optional(tool, asked)]
     return kept if len(kept) < len(tools) else None
 
@@ -258,7 +258,7 @@ def _check_credits_item(item: dict[str, Any], place: str) -> None:
     if kind not in _CLIENT_ITEMS:
         raise blocks.Unsupported(place, f"An item {str(kind)[:40]} is not available on credits: {_OWN_KEY}.")
     for name in ("content", "output"):
-        for number, part in enumerate(reading.dicts(item.get(name))):
+        for number, part in enumerate(wire.dicts(item.get(name))):
             _check_credits_part(part, f"{place}.{name}[{number}]")
 
 

@@ -18,6 +18,7 @@ from billing.usage import Usage
 from gateway.dialects.blocks import Reason
 from gateway.dialects.openai_answer import MAX_TOKENS, lenient
 from gateway.dialects.wire import a_dict as _dict
+from gateway.dialects.wire import dicts
 
 # Items of a response that ask the client to do something: the answer ends with tool calls.
 CLIENT_CALLS = frozenset(
@@ -87,10 +88,6 @@ def part_type(found: Event) -> str:
 def items(response: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the items of a response's output, those that are objects."""
     return dicts(response.get("output"))
-
-
-def dicts(value: object) -> list[dict[str, Any]]:
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 def text_of(value: object) -> str:

@@ -29,7 +29,7 @@ from gateway.dialects.openai_answer import lenient, storable
 from gateway.dialects.openai_chat import error_message
 from gateway.dialects.openai_responses_seal import OURS
 from gateway.dialects.openai_responses_stream import StreamDecoder, call_of, citation
-from gateway.dialects.wire import Asked, InvalidBody, Members, member
+from gateway.dialects.wire import Asked, InvalidBody, Members, dicts, member
 
 __all__ = ["StreamDecoder", "answer", "request"]
 
@@ -192,7 +192,7 @@ def blocks_of(item: dict[str, Any]) -> list[Block]:
     """Return the blocks of one item of an answer."""
     kind = item.get("type")
     if kind == "message":
-        return [_said(part) for part in reading.dicts(item.get("content"))]
+        return [_said(part) for part in dicts(item.get("content"))]
     if kind == "reasoning":
         return _thought(item)
     if kind in ("function_call", "custom_tool_call"):
@@ -206,7 +206,7 @@ def _said(part: dict[str, Any]) -> Block:
     if part.get("type") == "refusal":
         return Refusal(reading.text_of(part.get("refusal")))
     text = reading.text_of(part.get("text"))
-    found = [said for mark in reading.dicts(part.get("annotations")) if (said := citation(mark, text)) is not None]
+    found = [said for mark in dicts(part.get("annotations")) if (said := citation(mark, text)) is not None]
     return Text(text, citations=found or None)
 
 

@@ -349,7 +349,7 @@ class _Item:
 
     def _message(self, item: dict[str, Any]) -> None:
         """Write the parts of a message that no event of their own has brought."""
-        for index, part in enumerate(reading.dicts(item.get("content"))):
+        for index, part in enumerate(wire.dicts(item.get("content"))):
             if index < self._part:
                 continue
             refusal = part.get("type") == "refusal"
@@ -358,7 +358,7 @@ class _Item:
             self._open_part(index, refusal=refusal)
             if is_new:
                 self._blocks.write(text)
-            marks = [said for mark in reading.dicts(part.get("annotations")) if (said := citation(mark, text))]
+            marks = [said for mark in wire.dicts(part.get("annotations")) if (said := citation(mark, text))]
             for cited in marks[self._cited :] if isinstance(self._blocks.open, Text) else ():
                 self._cited += 1
                 self._blocks.cite(cited)

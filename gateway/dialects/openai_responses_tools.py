@@ -13,9 +13,9 @@ import msgspec
 
 from gateway.dialects.blocks import Choice, ServerTool, Tool, ToolCall
 from gateway.dialects.openai_answer import lenient
-from gateway.dialects.openai_responses_answer import dicts, text_of
+from gateway.dialects.openai_responses_answer import text_of
 from gateway.dialects.openai_responses_seal import OURS
-from gateway.dialects.wire import Asked, InvalidBody, member
+from gateway.dialects.wire import Asked, InvalidBody, dicts, member
 
 SEARCH = "tool_search"
 _SEPARATOR = "__"
