@@ -154,9 +154,11 @@ class Trail:
             try:
                 self.call.open([candidate, *self.waiting])
                 await self.call.hold(candidate, [*self.waiting][: retrying.MOST_ATTEMPTS - self.made - 1])
-            except (ledger.InsufficientCredits, ledger.LedgerUnavailable) as error:
+            except BaseException as error:
                 if self.health is not None:
-                    self.health.left()
+                    self.health.left()  # a probe that asks nothing must not keep the place of one that would
+                if not isinstance(error, ledger.InsufficientCredits | ledger.LedgerUnavailable):
+                    raise
                 self._pass_over(candidate, error)
                 continue
             self.current = candidate
