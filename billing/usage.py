@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 
+from msgspec import Struct
+
 NANO = 1_000_000_000
 MILLION = 1_000_000
 
@@ -21,8 +23,7 @@ LARGEST_USD = 4_000_000_000
 UNLIMITED_TOKENS = 1_000_000_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
+class Usage(Struct, frozen=True, kw_only=True):
     """Tokens of one answer, named as OpenTelemetry's GenAI conventions name them."""
 
     # The total, with what was read from and written to a cache.

@@ -6,15 +6,19 @@ Neighbours: `call.py` (whose answers these are), `upstream.py` (blocks from the 
 
 import re
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, ItemsView
+from functools import cached_property
+from http.cookies import SimpleCookie
+from typing import TYPE_CHECKING, Any
 
 import httpx
-from django.http import StreamingHttpResponse
+from django.http import HttpResponse, StreamingHttpResponse
+from django.http.response import ResponseHeaders
 
 from gateway import breakdown, upstream
 from gateway.dialects import wire
 from respan.errors import Error
+from respan.messages import raw_headers
 
 if TYPE_CHECKING:
     from gateway.call import Call
@@ -73,7 +77,7 @@ def failed(call: "Call", body: bytes, message: str, headers: dict[str, str], *, 
 def passed_on(response: httpx.Response, *, own_key: bool) -> dict[str, str]:
     """Return the provider's headers that a client may see. One pass: httpx's look-up by name costs a pass each."""
     headers = {}
-    for raw_name, value in response.headers.raw:
+    for raw_name, value in raw_headers(response):
         name = raw_name.lower()
         if name in _PASSED_ON or (own_key and (name in _PASSED_ON_WITH_OWN_KEY or name.startswith(_LIMITS))):
             headers[name.decode("ascii")] = value.decode("latin-1")
@@ -84,7 +88,7 @@ def passed_on(response: httpx.Response, *, own_key: bool) -> dict[str, str]:
 
 def content_type(response: httpx.Response) -> str:
     """Return what a provider calls its answer, JSON when it does not say."""
-    for name, value in response.headers.raw:
+    for name, value in raw_headers(response):
         if name.lower() == b"content-type":
             return value.decode("latin-1")
     return "application/json"
@@ -287,6 +291,29 @@ class Relay:
             await upstream.finish(self.response)
         else:
             await self.response.aclose()
+
+
+class WholeAnswer(HttpResponse):
+    """A whole answer whose headers are taken as they are; Django's form of them is made only for who asks."""
+
+    def __init__(self, content: bytes, *, status: int, headers: dict[str, str]) -> None:
+        self.status_code = status
+        self.given = headers
+        self._container = [content]
+        self._charset = self._reason_phrase = self._handler_class = None
+        self._resource_closers: list[Any] = []
+        self.closed = False
+
+    @cached_property
+    def headers(self) -> ResponseHeaders:  # type: ignore[override]
+        return ResponseHeaders(self.given)
+
+    @cached_property
+    def cookies(self) -> SimpleCookie:  # type: ignore[override]
+        return SimpleCookie()
+
+    def items(self) -> ItemsView[str, str]:
+        return self.headers.items() if "headers" in self.__dict__ else self.given.items()
 
 
 class StreamAnswer(StreamingHttpResponse):

@@ -9,7 +9,6 @@ Until the first data event of an answer has been sent another target may take ov
 """
 
 import asyncio
-import os
 import random
 import time
 from collections import deque
@@ -26,6 +25,7 @@ from gateway.candidates import Candidate, Skipped
 from gateway.credentials import CredentialUnreadable
 from gateway.health import Health
 from gateway.retrying import Again, Failure, Policy, Stop
+from respan import ids
 from respan.errors import Error
 from respan.outbound import ForbiddenAddress
 from traces.spans import Attempt
@@ -141,7 +141,7 @@ class Trail:
         while self.waiting:
             candidate = self.waiting.popleft()
             try:
-                await self.call.prepare(candidate, is_other_model=self._is_other_model(candidate))
+                await self.call.prepare(candidate, is_other_model=candidate.is_other_model)
             except Error as error:
                 # What the first target makes of the request is the answer; of another one it is a reason to pass over.
                 if candidate is self.first and not isinstance(error, _OF_THE_TARGET):
@@ -166,10 +166,6 @@ class Trail:
                 health.budget(candidate.target.model.provider).earn()
             return
         raise self._final()
-
-    def _is_other_model(self, candidate: Candidate) -> bool:
-        """Tell whether what an earlier answer has bound to the first model would now go to another one."""
-        return candidate.rank > 0
 
     def _may_ask(self, candidate: Candidate) -> bool:
         now = time.monotonic()
@@ -297,7 +293,7 @@ class Trail:
             next=next,
             reason=self.reason,
             skipped=skipped,
-            span_id=os.urandom(8),
+            span_id=ids.new_span_id(),
         )
 
 
@@ -311,7 +307,7 @@ def _passed_over(call: "Call", skipped: Skipped) -> Attempt:
         error=skipped.why[:_MESSAGE_CHARS],
         reason="fallback",
         skipped=True,
-        span_id=os.urandom(8),
+        span_id=ids.new_span_id(),
     )
 
 

@@ -38,9 +38,10 @@ def opened(place: Place) -> None:
 def look(now: float) -> None:
     """Hear, now and then, of the breakers of other processes. Never waits; `now` is of `time.monotonic()`."""
     global _next_look
-    if now >= _next_look and redis.configured():
+    if now >= _next_look:
         _next_look = now + REFRESH_S
-        _start(_refresh())
+        if redis.configured():
+            _start(_refresh())
 
 
 def refresh_now() -> None:

@@ -15,14 +15,24 @@ from typing import Any
 import httpx
 import structlog
 from django.conf import settings
-from django.http import HttpResponse, HttpResponseBase
+from django.http import HttpResponseBase
 
 from accounts.keys import Caller
 from billing import ledger
 from billing.prices import Priced
 from billing.usage import Rates, affordable_output, worst
 from gateway import attachments, breakdown, cache, call_settings, candidates, outgoing, params, throttle, upstream
-from gateway.answers import LOG_ID, Relay, StreamAnswer, content_type, failed, passed_on, refused, without_keys
+from gateway.answers import (
+    LOG_ID,
+    Relay,
+    StreamAnswer,
+    WholeAnswer,
+    content_type,
+    failed,
+    passed_on,
+    refused,
+    without_keys,
+)
 from gateway.attempts import Trail, retry_after_s
 from gateway.call_settings import Settings
 from gateway.candidates import Candidate, Skipped
@@ -39,6 +49,7 @@ from gateway.retrying import Policy
 from gateway.routing import Target
 from respan import ids
 from respan.errors import Error
+from respan.messages import raw_headers
 from traces import intake
 from traces.spans import Accepted, Attempt
 
@@ -56,12 +67,32 @@ MAX_ANSWER_BYTES = 64 * 1024 * 1024
 class Call:
     """One call of one caller. `answer()` runs it to its response; a streamed response closes it later."""
 
-    __slots__ = (
-        "accepted_upstream", "asked", "attempts", "body", "caller", "clamped", "client", "closed", "deadline",
-        "dropped", "exchange", "flight", "held_nano", "hit", "id", "is_held", "is_open", "log_id",
-        "long_price", "max_output", "meta", "named", "params", "permit", "rank", "sent", "settings", "started",
-        "started_us", "stored_request", "target", "trail", "ttft_us", "upstream_status", "way",
-    )  # fmt: skip
+    # What is known from the beginning of each call only; the rest below is set on its way.
+    asked: Asked | None = None
+    params: Params = params.NONE
+    settings: Settings = call_settings.DEFAULTS
+    permit: throttle.Permit | None = None
+    hit: cache.Hit | None = None
+    flight: cache.Flight | None = None
+    trail: Trail | None = None
+    # What follows is of the attempt under way, in the end of the one that answered.
+    rank = 0
+    upstream_status: int | None = None
+    target: Target[Stored, Priced] | None = None
+    way: Way | None = None
+    exchange: Exchange | None = None
+    sent: Asked | None = None  # what was asked, less what is bound to another model
+    long_price: Priced | None = None  # what the provider charges for a whole call with a long input
+    clamped = False
+    max_output: int | None = None  # what we set because the client set nothing (credits only)
+    dropped: tuple[str, ...] = ()
+    held_nano = 0
+    is_held = False  # a hold was asked for and not refused: `finished` has to resolve it
+    is_open = False
+    accepted_upstream = False
+    stored_request: tuple[bytes | None, bool] | None = None
+    ttft_us: int | None = None
+    closed = False
 
     def __init__(
         self, caller: Caller, meta: Mapping[str, Any], body: bytes, *, client: Client, named: Named | None = None
@@ -76,32 +107,7 @@ class Call:
         self.started = time.monotonic()
         self.started_us = time.time_ns() // 1000
         self.deadline = self.started + settings.RESPAN_TOTAL_TIMEOUT_S
-        self.asked: Asked | None = None
-        self.params: Params = params.NONE
-        self.settings: Settings = call_settings.DEFAULTS
-        self.permit: throttle.Permit | None = None
-        self.hit: cache.Hit | None = None
-        self.flight: cache.Flight | None = None
-        self.trail: Trail | None = None
-        # What follows is of the attempt under way, in the end of the one that answered.
-        self.rank = 0
-        self.upstream_status: int | None = None
-        self.target: Target[Stored, Priced] | None = None
-        self.way: Way | None = None
-        self.exchange: Exchange | None = None
-        self.sent: Asked | None = None  # what was asked, less what is bound to another model
-        self.long_price: Priced | None = None  # what the provider charges for a whole call with a long input
-        self.clamped = False
-        self.max_output: int | None = None  # what we set because the client set nothing (credits only)
-        self.dropped: tuple[str, ...] = ()
-        self.held_nano = 0
-        self.is_held = False  # a hold was asked for and not refused: `finished` has to resolve it
-        self.is_open = False
-        self.accepted_upstream = False
         self.attempts: list[Attempt] = []
-        self.stored_request: tuple[bytes | None, bool] | None = None
-        self.ttft_us: int | None = None
-        self.closed = False
 
     async def answer(self) -> HttpResponseBase:
         """Run the call. Raises: Error, after the call was closed with it; asyncio.CancelledError likewise."""
@@ -181,7 +187,11 @@ class Call:
         self.target, self.long_price, self.rank, self.sent = target, candidate.long_price, candidate.rank, asked
         provider = catalog().providers[target.model.provider]
         self._check_reachable(candidate, provider)
-        way = self.way = outgoing.way(client, provider, target.model, target.key, has_tools=asked.has_tools)
+        way = candidate.ways.get((client.dialect, client.id, asked.has_tools))
+        if way is None:
+            way = outgoing.way(client, provider, target.model, target.key, has_tools=asked.has_tools)
+            candidate.ways[client.dialect, client.id, asked.has_tools] = way
+        self.way = way
         on_credits = target.paid_by == "credits"
         outgoing.check_files(asked, provider, way, on_credits=on_credits)
         self.max_output, self.clamped, self.dropped = self._usual_limit(candidate), False, ()
@@ -344,7 +354,7 @@ class Call:
         status = self.upstream_status = response.status_code
         if status >= 400:
             error = await refused(self, response, provider=provider.name, headers=self._headers(response))
-            error.upstream_status, error.retry_after_s = status, retry_after_s(response.headers.raw)
+            error.upstream_status, error.retry_after_s = status, retry_after_s(raw_headers(response))
             raise error
         self.accepted_upstream = True
         kind = content_type(response)
@@ -411,7 +421,8 @@ class Call:
         shown = whole.body
         if breakdown.is_wanted(self):
             shown = breakdown.told(self, shown, whole.content_type, answer=whole.answer, kept=whole.kept)
-        return HttpResponse(shown, status=response.status_code, content_type=whole.content_type, headers=headers)
+        headers["Content-Type"] = whole.content_type
+        return WholeAnswer(shown, status=response.status_code, headers=headers)
 
     def _headers(self, response: httpx.Response) -> dict[str, str]:
         own_key = self.target is not None and self.target.paid_by == "own_key"

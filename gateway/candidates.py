@@ -11,7 +11,7 @@ has asked for that to be paid. A fallback may, if it has no own key.
 import random
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from billing.prices import Priced
@@ -23,7 +23,7 @@ from gateway.dialects import file_ids
 from gateway.dialects.wire import Asked
 from gateway.offers import NothingFits, Stock, Wanted
 from gateway.params import InvalidRequest, Member
-from gateway.providers import Model, catalog
+from gateway.providers import Catalog, Model, catalog
 from gateway.routing import Needs, Offer, Target
 from respan.errors import Error
 
@@ -57,6 +57,10 @@ class Candidate:
     rank: int
     # What the provider charges for a whole call with a long input.
     long_price: Priced | None
+    # Whether an answer before in this conversation may be of another model. What only that one can read is taken out.
+    is_other_model: bool = False
+    # How it is spoken to, by the client's dialect and name and whether there are tools: found out by who asks first.
+    ways: dict[tuple[str, str, bool], outgoing.Way] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +80,53 @@ class _Served:
     targets: list[Target[Stored, Priced]]
 
 
+@dataclass(frozen=True, slots=True)
+class _Plain:
+    """The one candidate of a name that nobody has said anything about, and what it was found with."""
+
+    stock: Stock
+    catalog: Catalog
+    candidate: Candidate
+
+    def holds(self, stock: Stock) -> bool:
+        """Tell whether the search would find the same now."""
+        known = self.stock
+        return (
+            known.own is stock.own
+            and known.platform is stock.platform
+            and known.prices is stock.prices
+            and self.catalog is catalog()
+        )
+
+
+# By organization, name, and what the endpoint is for. Most calls find here what the call before them has found.
+_plain: dict[tuple[int, str, str, bool], _Plain] = {}
+_MAX_PLAIN: Final = 10_000
+
+
 async def find(call: "Call") -> tuple[list[Candidate], list[Skipped]]:
     """Return the targets of a call, best first and never none, and what was passed over.
 
     Raises: Error, the first name's, when no target can serve the call.
     """
-    assert call.asked is not None  # noqa: S101  (it was read before)
-    stock = await offers.stock(call.caller.organization_id)
-    search = _Search(call, call.asked, stock, await _owners(call.asked, call.caller.organization_id))
-    if not call.params.routes:
-        return search.run() if call.settings.fallback_models else search.plain()
+    asked, organization_id = call.asked, call.caller.organization_id
+    assert asked is not None  # noqa: S101  (it was read before)
+    stock = await offers.stock(organization_id)
+    is_plain = not call.params.routes
+    if is_plain and not call.settings.fallback_models:
+        key = (organization_id, asked.model, call.client.kind, call.client.sells)
+        known = _plain.get(key)
+        if known is not None and known.holds(stock):
+            return [known.candidate], []
+        found, skipped = _Search(call, asked, stock, await _owners(asked, organization_id)).plain()
+        if len(found) == 1:
+            if len(_plain) >= _MAX_PLAIN:
+                _plain.clear()
+            _plain[key] = _Plain(stock, catalog(), found[0])
+        return found, skipped
+    search = _Search(call, asked, stock, await _owners(asked, organization_id))
+    if is_plain:
+        return search.run()
     search.stock = offers.with_params(stock, call.params, is_demo=call.caller.is_demo)
     return search.run()
 
@@ -106,7 +147,7 @@ async def _owners(asked: Asked, organization_id: int) -> frozenset[str]:
 class _Search:
     """The search for one call's targets."""
 
-    __slots__ = ("asked", "call", "group_strategy", "needs", "owners", "skipped", "stock")
+    __slots__ = ("asked", "call", "group_strategy", "is_mixed", "needs", "owners", "skipped", "stock")
 
     def __init__(self, call: "Call", asked: Asked, stock: Stock, owners: frozenset[str]) -> None:
         self.call = call
@@ -115,6 +156,8 @@ class _Search:
         self.owners = owners
         # Who writes the members into the request has said by weights how they share.
         self.group_strategy: Strategy = "weighted"
+        # Several models share the calls: nobody knows which of them answered the turn before.
+        self.is_mixed = False
         self.skipped: list[Skipped] = []
         self.needs: Needs | None = None
 
@@ -181,6 +224,7 @@ class _Search:
                     param="load_balance_group",
                 )
             members, self.group_strategy = group.members, group.strategy
+        self.is_mixed = len({member.model for member in members}) > 1
         for member in balancing.weighted_order(members, lambda each: each.weight, random=random.random):
             yield self._named(member.model, is_excludable=True, member=member)
 
@@ -305,7 +349,7 @@ class _Search:
         model, long_price = target.model, None
         if model.long_rates is not None:
             long_price = self.stock.prices.get((model.provider, model.long_price_id))
-        return Candidate(target, name, rank, long_price)
+        return Candidate(target, name, rank, long_price, is_other_model=rank > 0 or self.is_mixed)
 
 
 def _is_listed(model: Model) -> bool:

@@ -7,13 +7,13 @@ connections to providers are counted.
 """
 
 import asyncio
-import weakref
 from collections import defaultdict, deque
 from typing import Final
 
 from django.conf import settings
 
 from respan.errors import Error
+from respan.loops import OfLoop
 
 WAIT_S: Final = 2.0
 
@@ -95,13 +95,5 @@ class Places:
                 place.set_result(None)
 
 
-_loops: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Places]" = weakref.WeakKeyDictionary()
-
-
-def here() -> Places:
-    """Return the places of the running event loop."""
-    loop = asyncio.get_running_loop()
-    places = _loops.get(loop)
-    if places is None:
-        places = _loops[loop] = Places()
-    return places
+# The places of the running event loop.
+here: OfLoop[Places] = OfLoop(Places)

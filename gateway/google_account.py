@@ -151,7 +151,7 @@ async def _fetch(account_json: str, transport: httpx.AsyncBaseTransport, now: fl
     # Reading an RSA key takes tens of milliseconds: not on the loop.
     assertion = await asyncio.to_thread(_signed, account, now=now)
     request = upstream.post(
-        httpx.URL(account.token_uri),
+        str(httpx.URL(account.token_uri)),
         headers={"content-type": "application/x-www-form-urlencoded", "accept": "application/json"},
         body=urlencode({"grant_type": _GRANT, "assertion": assertion}).encode(),
         limits=_LIMITS,

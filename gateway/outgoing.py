@@ -8,7 +8,6 @@ answer. Neighbours: `call.py` (whose request it is), `dialects.registry` (how it
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -16,6 +15,7 @@ from urllib.parse import urlsplit
 
 import httpx
 from django.conf import settings
+from msgspec import Struct
 
 from gateway import files, google_account, params, sandbox, signing, upstream
 from gateway.credentials import Stored
@@ -73,8 +73,7 @@ class KeyOfNoUse(Error):
     code = "key_of_no_use"
 
 
-@dataclass(frozen=True, slots=True)
-class Way:
+class Way(Struct, frozen=True):
     """How a call reaches its provider: the dialect spoken there, the base URL, and whether bytes are passed through."""
 
     dialect: str
@@ -134,7 +133,7 @@ def order(client: Client, provider: Provider, model: Model, *, credits: bool, ma
         model=model,
         max_output=max_output,
         credits=credits,
-        ours=params.OURS - client.keeps if client.keeps else params.OURS,
+        ours=params.ours_beside(client.keeps),
         rename=provider.rename,
         repriced_by=provider.repriced_by,
         usage_in_stream=provider.usage_in_stream,
@@ -210,12 +209,13 @@ async def sealed(
 
 
 @lru_cache(maxsize=4_000)
-def _url(url: str) -> httpx.URL:
-    return httpx.URL(url)
+def _url(url: str) -> str:
+    """Return an address with what may not stand in one escaped."""
+    return str(httpx.URL(url))
 
 
 async def _key_headers(
-    auth: str, secret: str, url: httpx.URL, body: bytes, headers: Mapping[str, str], transport: httpx.AsyncBaseTransport
+    auth: str, secret: str, url: str, body: bytes, headers: Mapping[str, str], transport: httpx.AsyncBaseTransport
 ) -> Mapping[str, str]:
     if auth == "bearer":
         return {"authorization": f"Bearer {secret}"}
@@ -226,7 +226,7 @@ async def _key_headers(
         return {"x-goog-api-key": secret}
     if auth == "aws":
         try:
-            return signing.aws_headers(secret, url=str(url), headers=headers, body=body, now=datetime.now(UTC))
+            return signing.aws_headers(secret, url=url, headers=headers, body=body, now=datetime.now(UTC))
         except ValueError as error:
             raise KeyOfNoUse(str(error)) from None
     return {auth: secret} if auth != "none" else {}

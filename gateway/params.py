@@ -11,6 +11,7 @@ import base64
 import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -86,6 +87,13 @@ ANNOUNCED = frozenset(
 )
 # What a body may hold for Respan alone; a provider would refuse it.
 OURS = ACTING | ANNOUNCED | frozenset(CARRIERS)
+
+
+@lru_cache(maxsize=100)
+def ours_beside(keeps: frozenset[str]) -> frozenset[str]:
+    """Return the members that are Respan's in the body of a dialect which has some of the same names."""
+    return OURS - keeps
+
 
 MAX_IDENTIFIER = 254
 MAX_METADATA_MEMBERS = 64

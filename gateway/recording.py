@@ -108,7 +108,7 @@ def stored_request(call: "Call") -> tuple[bytes | None, bool]:
         return None, False  # what is unreadable might be anything
     if call.client.stored is not None:
         return intake.redact(call.client.stored(asked))
-    ours = asked.members.keys() & (params.OURS - call.client.keeps)
+    ours = asked.members.keys() & params.ours_beside(call.client.keeps)
     return intake.redact(wire.patched(asked, drop=ours) if ours else call.body)
 
 

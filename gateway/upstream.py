@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 import httpx
 
 from respan.errors import Error
+from respan.messages import Post
 from respan.outbound import AddressRefused, Body, Dropped, ForbiddenAddress
 
 # Waiting for the end of a stream whose last event has come: it saves a new connection (and TLS) for the next call.
@@ -70,15 +71,9 @@ class UpstreamBusy(UpstreamError):
     message = "Too many calls are open to providers at the moment. Try again in a second."
 
 
-def post(
-    url: httpx.URL, *, headers: Mapping[str, str], body: bytes, limits: Mapping[str, float | None]
-) -> httpx.Request:
-    """Build a POST. A body given as a stream saves httpx's own headers (which the transport writes): 14 us a call.
-
-    The transport takes the bytes from `extensions["body"]`: reading the stream would copy them.
-    """
-    extensions = {"timeout": limits, "body": body}
-    return httpx.Request("POST", url, headers=headers, stream=httpx.ByteStream(body), extensions=extensions)
+def post(address: str, *, headers: Mapping[str, str], body: bytes, limits: Mapping[str, float | None]) -> httpx.Request:
+    """Build a POST to an address as `outgoing` has written it; the names of headers are in lower case."""
+    return Post(address, headers=headers, body=body, limits=limits)
 
 
 async def send(request: httpx.Request, *, transport: httpx.AsyncBaseTransport, deadline: float) -> httpx.Response:

@@ -14,6 +14,7 @@ import gc
 import io
 import os
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -21,7 +22,7 @@ from django.conf import settings
 from django.core.asgi import get_asgi_application
 from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpResponseBase
-from django.urls import Resolver404, ResolverMatch, URLResolver, get_resolver, set_script_prefix
+from django.urls import Resolver404, ResolverMatch, URLResolver, get_resolver
 from django.urls.resolvers import RegexPattern
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "respan.settings")
@@ -214,6 +215,57 @@ class Lean:
         await send({"type": "lifespan.shutdown.complete"})
 
 
+class Request(ASGIRequest):
+    """Django's request with its body here already, and with the names of its headers translated once for all."""
+
+    def __init__(self, scope: Message, body: bytes) -> None:
+        """Raises: UnicodeDecodeError."""
+        self.scope = scope
+        self._post_parse_error = self._read_started = False
+        self._body = body
+        self._stream = io.BytesIO(body)
+        self.resolver_match = None
+        self.path = self.path_info = scope["path"]
+        self.script_name = ""
+        self.method = scope["method"]
+        client, server = scope.get("client") or ("", 0), scope.get("server") or ("unknown", 0)
+        self.META = {
+            "REQUEST_METHOD": self.method,
+            "QUERY_STRING": scope["query_string"].decode(),
+            "SCRIPT_NAME": "",
+            "PATH_INFO": self.path,
+            "REMOTE_ADDR": client[0],
+            "SERVER_NAME": server[0],
+            "SERVER_PORT": str(server[1]),
+        }
+        meta = self.META
+        for raw_name, value in scope["headers"]:
+            name = _meta_name(raw_name)
+            if name in meta:
+                meta[name] += "," + value.decode("latin-1")
+            elif name:
+                meta[name] = value.decode("latin-1")
+        if meta.get("CONTENT_TYPE") == "application/json":
+            self.content_type, self.content_params = "application/json", {}
+        else:
+            self._set_content_type_params(meta)  # type: ignore[attr-defined]
+
+
+@lru_cache(maxsize=1_000)
+def _meta_name(header: bytes) -> str:
+    """Return what Django calls a header; nothing for one that could be taken for another (`a_b` for `a-b`)."""
+    name = header.decode("latin-1")
+    if "_" in name:
+        return ""
+    name = name.upper().replace("-", "_")
+    return name if name in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{name}"
+
+
+@lru_cache(maxsize=1_000)
+def _header_name(name: str) -> bytes:
+    return name.lower().encode("latin-1")
+
+
 class Exchange:
     """One request and its answer."""
 
@@ -241,7 +293,9 @@ class Exchange:
             return await self.answer(_refusal(error, self.scope["path"], close=True))
         if body is None:
             return None
-        watcher = asyncio.get_running_loop().create_task(self.watch())
+        watcher = None
+        if not leaving.listen(self.scope, self.lost):
+            watcher = asyncio.get_running_loop().create_task(self.watch())
         response: HttpResponseBase | None = None
         try:
             response = await self.respond(body)
@@ -251,28 +305,31 @@ class Exchange:
                 raise
         finally:
             self.over = True
-            watcher.cancel()
+            if watcher is not None:
+                watcher.cancel()
             relay = getattr(response, "relay", None)
             if relay is not None and not relay.close_at_once():
                 await self.app.finish(relay.aclose())
         return None
 
-    async def watch(self) -> None:
-        """Cancel the work when the client leaves, unless it goes on for somebody else.
-
-        After the last send uvicorn also says `http.disconnect`: not then.
-        """
-        await self.receive()
+    def lost(self) -> None:
+        """Cancel the work when the client leaves, unless it goes on for somebody else."""
         if not self.over:
             self.gone = True
             if not leaving.goes_on(self.scope):
                 self.task.cancel()
 
+    async def watch(self) -> None:
+        """Wait for a client to leave, where the server does not tell by itself.
+
+        After the last send uvicorn also says `http.disconnect`: `lost` knows.
+        """
+        await self.receive()
+        self.lost()
+
     async def respond(self, body: bytes) -> HttpResponseBase:
         try:
-            set_script_prefix("/")
-            request = ASGIRequest(self.scope, io.BytesIO(body))
-            request._body = body
+            request = Request(self.scope, body)
             request.resolver_match = self.match
             response: HttpResponseBase = await self.match.func(request, *self.match.args, **self.match.kwargs)
             return response
@@ -283,7 +340,7 @@ class Exchange:
             return _refusal(Error(), self.scope["path"])
 
     async def answer(self, response: HttpResponseBase) -> None:
-        headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in response.items()]
+        headers = [(_header_name(name), value.encode("latin-1")) for name, value in response.items()]
         relay = getattr(response, "relay", None)
         if relay is None:
             content: bytes = response.content  # type: ignore[attr-defined]

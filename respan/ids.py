@@ -22,19 +22,25 @@ _pool: list[bytes] = []
 os.register_at_fork(after_in_child=_pool.clear)  # or parent and child would make the same ids
 
 
-def _random_bits() -> int:
+def _random_bytes() -> bytes:
+    """Return ten of them."""
     try:
-        return int.from_bytes(_pool.pop(), "big")
+        return _pool.pop()
     except IndexError:
         fresh = os.urandom(_POOL_BYTES)
         _pool.extend(fresh[start : start + 10] for start in range(0, _POOL_BYTES, 10))
-        return int.from_bytes(_pool.pop(), "big")
+        return _pool.pop()
+
+
+def new_span_id() -> bytes:
+    """Return the 8 bytes of a new span. Not for secrets."""
+    return _random_bytes()[:8]
 
 
 def new_uuid(now_ms: int | None = None) -> uuid.UUID:
     """Return a UUID version 7: 48 bits of milliseconds, then 74 random bits. Not for secrets."""
     ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
-    value = (ms << 80) | _random_bits()
+    value = (ms << 80) | int.from_bytes(_random_bytes(), "big")
     value = (value & ~(0xF << 76)) | (0x7 << 76)
     value = (value & ~(0x3 << 62)) | (0x2 << 62)
     return uuid.UUID(int=value)

@@ -33,6 +33,8 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from respan.errors import Error
+from respan.loops import OfLoop
+from respan.messages import Post, Reply
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -116,7 +118,7 @@ def _transport(policy: Policy) -> "Transport":
 
 async def close() -> None:
     """Close this loop's sessions (lifespan shutdown, end of a test)."""
-    here = _loops.pop(asyncio.get_running_loop(), None)
+    here = _here.pop()
     for session in here.sessions.values() if here else ():
         await session.close()
 
@@ -320,15 +322,7 @@ class _Here:
             raise httpx.PoolTimeout("Too many calls are open to providers.") from None
 
 
-_loops: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Here]" = weakref.WeakKeyDictionary()
-
-
-def _here() -> _Here:
-    loop = asyncio.get_running_loop()
-    here = _loops.get(loop)
-    if here is None:
-        here = _loops[loop] = _Here()
-    return here
+_here: OfLoop[_Here] = OfLoop(_Here)
 
 
 @lru_cache(maxsize=1)
@@ -353,7 +347,8 @@ class Transport(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send, and return the response with its body unread. Raises: httpx.TransportError and nothing else."""
         try:
-            url, named = _target(str(request.url), self.policy)
+            address = request.address if isinstance(request, Post) else str(request.url)
+            url, named = _target(address, self.policy)
         except ForbiddenAddress as error:
             raise AddressRefused(error.message, request=request) from error
         limits: Mapping[str, float | None] = request.extensions.get("timeout") or {}
@@ -374,7 +369,7 @@ class Transport(httpx.AsyncBaseTransport):
         if head.headers.get("Content-Encoding", "identity") != "identity":
             await body.aclose()
             raise httpx.RemoteProtocolError("The answer is compressed although that was not offered.", request=request)
-        return httpx.Response(head.status, headers=list(head.raw_headers), stream=body, request=request)
+        return Reply(head.status, head.raw_headers, body, request)
 
     async def _head(
         self,
@@ -444,16 +439,17 @@ def _was_stale(error: Exception, dial: _Dial) -> bool:
 
 
 def _headers(request: httpx.Request) -> CIMultiDict[str]:
-    given = request.headers.raw
-    headers = CIMultiDict(
-        [(name.decode("latin-1"), value.decode("latin-1")) for name, value in given if name.lower() not in _FRAMING]
-    )
+    if isinstance(request, Post):
+        given = list(request.given.items())
+    else:
+        given = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers.raw]
+    headers = CIMultiDict([each for each in given if each[0].lower() not in _FRAMING])
     headers["Accept-Encoding"] = "identity"
     return headers
 
 
 # aiohttp writes these itself, from the URL and the body.
-_FRAMING = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection", b"accept-encoding"})
+_FRAMING = frozenset({"host", "content-length", "transfer-encoding", "connection", "accept-encoding"})
 
 
 @lru_cache(maxsize=256)

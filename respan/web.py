@@ -43,14 +43,21 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
         super().connection_lost(exc)
-        if exc is not None and self.cycle is not None and self.cycle.response_complete:
+        cycle: Any = self.cycle  # None before the first request
+        if cycle is None:
+            return
+        scope: dict[str, Any] = cycle.scope
+        if not cycle.response_complete:
+            leaving.lost(scope)
+        elif exc is not None:
             # Reset instead of closed: what was sent last has not been read.
-            leaving.goes_on(cast(dict[str, Any], self.cycle.scope))
+            leaving.goes_on(scope)
 
     def on_message_begin(self) -> None:
         self._in_head = True
         self._head_bytes = 0
         super().on_message_begin()
+        leaving.promise(cast(dict[str, Any], self.scope))
 
     def on_headers_complete(self) -> None:
         self._in_head = False

@@ -7,12 +7,12 @@ says. Neighbours: `traces.loading`, `billing.usage`.
 
 import base64
 import hashlib
-from dataclasses import fields, replace
 from functools import lru_cache
 from pathlib import Path
 
 import tiktoken
 import zstandard
+from msgspec import structs
 
 from billing.usage import Rates, Usage, cost
 from traces import spans
@@ -97,11 +97,11 @@ def usage_of(record: Finished) -> tuple[Usage | None, str]:
 
 def _sane(usage: Usage) -> Usage:
     wrong = {
-        field.name: max(0, min(value, _MOST_TOKENS))
-        for field in fields(usage)
-        if not 0 <= (value := getattr(usage, field.name)) <= _MOST_TOKENS
+        name: max(0, min(value, _MOST_TOKENS))
+        for name in usage.__struct_fields__
+        if not 0 <= (value := getattr(usage, name)) <= _MOST_TOKENS
     }
-    return replace(usage, **wrong) if wrong else usage
+    return structs.replace(usage, **wrong) if wrong else usage
 
 
 def cost_of(record: Finished, usage: Usage | None, rates: Rates | None) -> int | None:

@@ -273,8 +273,7 @@ class Measure:
         return sum(len(text) if text.isascii() else len(text.encode()) for text in self.strings)
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """What an answer said. `error` is the message of an error that came with a status of success."""
 
     usage: Usage | None = None
