@@ -17,6 +17,7 @@ from django.http.response import ResponseHeaders
 
 from gateway import breakdown, upstream
 from gateway.dialects import wire
+from gateway.dialects.registry import EVENTS
 from respan.errors import Error
 from respan.messages import raw_headers
 
@@ -322,5 +323,7 @@ class StreamAnswer(StreamingHttpResponse):
     def __init__(self, relay: Relay, *, headers: dict[str, str], content_type: str) -> None:
         super().__init__(relay, content_type=content_type, headers=headers)
         self.relay = relay
+        # What the handler sends while the provider is silent; never within a stream of sound.
+        self.filler = relay.call.client.filler if content_type.startswith(EVENTS) else b""
         self["X-Accel-Buffering"] = "no"
         self["Cache-Control"] = "no-cache"

@@ -68,4 +68,7 @@ def is_stateful(members: Mapping[str, msgspec.Raw]) -> bool:
 
 def is_bound_to_form(members: Mapping[str, msgspec.Raw], *, choices: int) -> bool:
     """Tell whether an answer has to be given again in the form it came in: streamed, or whole."""
-    return choices > 1 or not _BOUND_TO_FORM.isdisjoint(members)
+    if choices > 1 or not _BOUND_TO_FORM.isdisjoint(members):
+        return True
+    settings = members.get("generationConfig")  # Google's place for them
+    return settings is not None and b"ogprobs" in bytes(settings)

@@ -63,6 +63,9 @@ _PRICES: Final = {
     "cache_read": "cache_read_input_token_cost",
     "cache_write": "cache_creation_input_token_cost",
 }
+# Why a model has no price, where litellm tells none. What it has at no cost may be free, or it does not know.
+NO_PRICE: Final = "litellm has no price of it"
+NO_COST: Final = "litellm has it at no cost"
 # The longest a cache entry may be asked to live: an hour, of OpenAI's half a day.
 _LONG_WRITES: Final = ("cache_creation_input_token_cost_above_1hr", "cache_creation_input_token_cost_above_12hr")
 _ABOVE: Final = re.compile(r"input_cost_per_token_above_(\d+)k_tokens")
@@ -236,16 +239,18 @@ def _price(entry: Entry, kind: str) -> Row:
 
 
 def _why_unknown(entry: Entry, kind: str) -> str | None:
-    """Return why tokens alone do not tell what a call costs; empty where litellm says nothing; None where they do."""
+    """Return why tokens alone do not tell what a call costs; None where they do."""
+    if kind not in {"chat", "completion", "embedding"}:
+        return " "
     cost_in, cost_out = entry.get("input_cost_per_token"), entry.get("output_cost_per_token")
     if kind == "embedding":
         cost_out = cost_out or 0
-    if cost_in is None or cost_out is None or (not cost_in and not cost_out):
-        return " "
+    if cost_in is None or cost_out is None:
+        return NO_PRICE
+    if not cost_in and not cost_out:
+        return NO_COST
     if kind != "embedding" and not cost_out:
         return "litellm has no price of its output"
-    if kind not in {"chat", "completion", "embedding"}:
-        return " "
     if entry.get("output_cost_per_reasoning_token") not in {None, cost_out}:
         return "reasoning has a price of its own"
     if entry.get("input_cost_per_image") or entry.get("citation_cost_per_token") or entry.get("input_cost_per_query"):

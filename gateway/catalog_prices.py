@@ -77,12 +77,10 @@ def _settled(row: Row, second: Row, *, wins: bool) -> tuple[Row, str]:
     if _agree(first, second):
         return row, ""
     if not first:
-        # What litellm has no price of, or one we cannot express, stays unknown unless the other is to be believed.
-        return (
-            ({**row, **second, "note": ""}, "only genai-prices has a price")
-            if wins and not row.get("note")
-            else (row, "")
-        )
+        # A price we cannot express stays unknown; one that litellm does not tell is taken where the other is believed.
+        if wins and row.get("note") in {catalog_build.NO_PRICE, catalog_build.NO_COST}:
+            return {**row, **second, "note": ""}, "only genai-prices has a price"
+        return row, ""
     if not wins:
         note = f"genai-prices says {_said(second)}"
         return {**row, "note": note}, f"{_said(first)} kept, {note}"
@@ -115,6 +113,7 @@ def _said(steps: Row) -> str:
 
 # --- Providers litellm does not list ----------------------------------------------------------------------------------
 
+_NO_PRICE: Final = "genai-prices has no price of it, or one with more than two steps"
 _SEPARATORS: Final = re.compile(r"[^a-z0-9]+")
 
 
@@ -132,7 +131,8 @@ def listed(source: Source, entries: Mapping[str, Entry], *, day: date) -> list[R
             continue
         like = known.get(_spelling(model.id))
         row = catalog_build.row(model.id, like, source) if like else _unknown(model.id)
-        row |= {"price": None, "price_above": None, "note": "", "retires_on": None, **(steps or {})}
+        why = "" if steps else _NO_PRICE
+        row |= {"price": None, "price_above": None, "note": why, "retires_on": None, **(steps or {})}
         row["context_tokens"] = model.context_window or row["context_tokens"]
         found.append(catalog_build.corrected(row, source.rules))
     return found

@@ -269,7 +269,9 @@ def _header_name(name: str) -> bytes:
 class Exchange:
     """One request and its answer."""
 
-    __slots__ = ("alarm", "app", "gone", "is_sending", "match", "over", "receive", "scope", "send", "sent", "task")
+    __slots__ = (
+        "alarm", "app", "filling", "gone", "is_sending", "match", "over", "receive", "scope", "send", "sent", "task",
+    )  # fmt: skip
 
     def __init__(self, app: Lean, scope: Message, match: ResolverMatch, receive: Receive, send: Send) -> None:
         self.app = app
@@ -282,6 +284,7 @@ class Exchange:
         self.is_sending = False
         self.sent = 0
         self.alarm: asyncio.TimerHandle | None = None
+        self.filling: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         task = asyncio.current_task()
@@ -351,7 +354,7 @@ class Exchange:
             await self.send({"type": "http.response.body", "body": content})
             return
         send = self.send
-        self.watch_progress(idle=0, seen=-1)
+        self.watch_progress(0, 0, -1, getattr(response, "filler", b""))
         try:
             await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
             async for block in relay:
@@ -364,21 +367,33 @@ class Exchange:
         finally:
             if self.alarm is not None:
                 self.alarm.cancel()
+            if self.filling is not None:
+                self.filling.cancel()
             self.over = True
 
-    def watch_progress(self, idle: int, seen: int) -> None:
-        """Give up on a client that reads nothing: it would hold its call, and its credits, for ever.
+    def watch_progress(self, stalled: int, silent: int, seen: int, filler: bytes) -> None:
+        """Give up on a client that reads nothing, and keep a stream alive whose provider says nothing.
 
-        Only a send that waits for the client counts, and it is looked at from beside: a clock read for each event of a
-        stream would cost more than the looking.
+        The first would hold its call, and its credits, for ever; the second would be cut by a proxy on its way. Looked
+        at from beside: a clock read for each event of a stream would cost more than the looking.
         """
-        idle = idle + 1 if self.is_sending and self.sent == seen else 0
-        if idle < 10:
-            step = settings.RESPAN_WRITE_STALL_TIMEOUT_S / 10
-            self.alarm = asyncio.get_running_loop().call_later(step, self.watch_progress, idle, self.sent)
+        stalled = stalled + 1 if self.is_sending and self.sent == seen else 0
+        silent = silent + 1 if not self.is_sending and self.sent == seen > 0 else 0
+        if stalled >= 10:
+            self.gone = True
+            self.task.cancel()
             return
-        self.gone = True
-        self.task.cancel()
+        loop = asyncio.get_running_loop()
+        if silent >= 2 and filler and (self.filling is None or self.filling.done()):
+            silent = 0
+            self.filling = loop.create_task(self.fill(filler))
+        step = settings.RESPAN_WRITE_STALL_TIMEOUT_S / 10
+        self.alarm = loop.call_later(step, self.watch_progress, stalled, silent, self.sent, filler)
+
+    async def fill(self, filler: bytes) -> None:
+        """Send what says nothing, unless something is said at last."""
+        if not (self.over or self.is_sending):
+            await self.send({"type": "http.response.body", "body": filler, "more_body": True})
 
 
 async def _nothing_here(request: ASGIRequest) -> HttpResponseBase:

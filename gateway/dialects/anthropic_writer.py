@@ -212,7 +212,8 @@ class StreamWriter:
         self._started = True
         message = _message(event.model or self._asked.model, self._context)
         usage = _usage(event.usage or _NO_USAGE, None)
-        return _event("message_start", {"message": message | {"usage": usage | {"output_tokens": 0}}})
+        started = _event("message_start", {"message": message | {"usage": usage | {"output_tokens": 0}}})
+        return started + _event("ping", {})  # as Anthropic does
 
     # --- blocks ----------------------------------------------------------------------------------------------------
 

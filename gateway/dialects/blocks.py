@@ -23,6 +23,8 @@ from msgspec import Struct, field
 from billing.usage import Usage
 
 CacheTtl = Literal["5m", "1h"]
+# What a token with its probability counts for, where only so many characters of an answer are kept.
+_LOGPROB_SIZE = 100
 # Why an answer ended, in chat completions' words; `native` of `Finished` has the provider's own.
 Reason = Literal["stop", "length", "tool_calls", "content_filter", "error"]
 
@@ -305,8 +307,20 @@ class Finish(Struct, kw_only=True):
     message: str | None = None
 
 
+class Logprob(Struct):
+    """A token of an answer and how likely it was; `top` are the likeliest at its place. `bytes` where they are told."""
+
+    token: str
+    logprob: float
+    bytes: list[int] | None = None
+    top: "list[Logprob]" = field(default_factory=list)
+
+
 class Answer(Struct, kw_only=True):
-    """A whole answer. `error` is that of an answer whose status said success."""
+    """A whole answer. `error` is that of an answer whose status said success.
+
+    `others` are the further answers where several were asked for (`n`); usage is that of all of them.
+    """
 
     id: str | None = None
     model: str | None = None
@@ -315,6 +329,8 @@ class Answer(Struct, kw_only=True):
     finish: Finish | None = None
     usage: Usage | None = None
     service_tier: str | None = None
+    logprobs: list[Logprob] = field(default_factory=list)
+    others: "list[Answer]" = field(default_factory=list)
     error: str | None = None
 
 
@@ -371,6 +387,12 @@ class Closed(Struct):
     index: int
 
 
+class LogprobsDelta(Struct):
+    """The tokens of the text that was just written; bound to no block, because not every dialect says of which."""
+
+    logprobs: list[Logprob]
+
+
 class Metered(Struct):
     """Usage so far, normalised; the last one counts."""
 
@@ -403,6 +425,7 @@ Event = (
     | ArgumentsDelta
     | CitationDelta
     | Closed
+    | LogprobsDelta
     | Metered
     | Finished
     | Ended
@@ -470,6 +493,8 @@ class Gatherer:
             answer.id, answer.model, answer.created, answer.usage = event.id, event.model, event.created, event.usage
         elif isinstance(event, Finished):
             answer.finish = event.finish
+        elif isinstance(event, LogprobsDelta):
+            self._weigh(event.logprobs)
         elif isinstance(event, Failed):
             answer.error = event.message
         elif isinstance(event, SignatureDelta):
@@ -480,6 +505,11 @@ class Gatherer:
             block = self._last()
             if isinstance(block, Text):
                 block.citations = [*(block.citations or ()), event.citation]
+
+    def _weigh(self, logprobs: list[Logprob]) -> None:
+        self._kept += sum(_LOGPROB_SIZE * (1 + len(each.top)) for each in logprobs)
+        if self._kept <= self._limit:
+            self._answer.logprobs += logprobs
 
     def _last(self) -> Block | None:
         return self._answer.blocks[-1] if self._answer.blocks else None
@@ -498,6 +528,8 @@ class Gatherer:
 def events(answer: Answer) -> Iterator[Event]:
     """Yield a whole answer as a stream: for a client that wants one from a provider that sent none."""
     yield Started(answer.id, answer.model, answer.created, answer.usage)
+    if answer.logprobs:
+        yield LogprobsDelta(answer.logprobs)
     for index, block in enumerate(answer.blocks):
         if isinstance(block, Text | Refusal):
             yield Opened(index, type(block)())
@@ -528,7 +560,13 @@ def events(answer: Answer) -> Iterator[Event]:
 
 def output_text(answer: Answer) -> str:
     """Return all that a model wrote: for a tokenizer, where the provider reported no usage."""
-    return "".join(_written(block) for block in answer.blocks)
+    return "".join(_written(block) for block in every_block(answer))
+
+
+def every_block(answer: Answer) -> Iterator[Block]:
+    """Yield the blocks of an answer and of the others that were given with it."""
+    for each in (answer, *answer.others):
+        yield from each.blocks
 
 
 def _written(block: Block) -> str:

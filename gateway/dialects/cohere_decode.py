@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from billing.usage import Usage
-from gateway.dialects import blocks
+from gateway.dialects import blocks, openai_logprobs
 from gateway.dialects.openai_answer import MAX_TOKENS, lenient, storable
 from gateway.dialects.wire import InvalidStream
 from gateway.dialects.wire import a_dict as _dict
@@ -65,6 +65,7 @@ def answer(body: bytes) -> blocks.Answer:
         blocks=given,
         finish=finish,
         usage=_usage(value.get("usage")),
+        logprobs=_logprobs(value.get("logprobs")),
         error=finish.message if finish.reason == "error" else None,
     )
 
@@ -126,6 +127,18 @@ def _finish(value: dict[str, Any], *, called: bool) -> blocks.Finish:
     if reason == "error":
         message = storable(value.get("error")) or f"The provider could not finish its answer ({native})."
     return blocks.Finish(reason=reason, native=native, message=message)
+
+
+def _logprobs(value: object) -> list[blocks.Logprob]:
+    """Return how likely the pieces of the text were: those of a piece's tokens are told, the tokens themselves not."""
+    found = []
+    for piece in _each(value):
+        told = piece.get("logprobs")
+        numbers = [openai_logprobs.number(each) for each in told] if isinstance(told, list) else []
+        known = [number for number in numbers if number is not None]
+        if isinstance(piece.get("text"), str) and known:
+            found.append(blocks.Logprob(piece["text"], sum(known)))
+    return found
 
 
 def _usage(value: object) -> Usage | None:
@@ -226,6 +239,8 @@ class StreamDecoder:
         if text:
             yield from self._ensure(blocks.Text(), value.get("index"))
             yield blocks.TextDelta(self._index, text)
+        if logprobs := _logprobs(value.get("logprobs")):
+            yield blocks.LogprobsDelta(logprobs)
 
     def _content_end(self, value: dict[str, Any]) -> Iterator[blocks.Event]:
         if self._kind is blocks.Thinking:

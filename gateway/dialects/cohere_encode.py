@@ -226,7 +226,7 @@ class _Writing:
             self._drop("stop")
         if request.parallel is False:
             self._drop("parallel_tool_calls")
-        for name in ("logprobs", "top_logprobs", "verbosity", "user"):
+        for name in ("top_logprobs", "verbosity", "user"):
             if getattr(request, name):
                 self._drop(name)
         if request.service_tier not in (None, "auto", "default", "standard_only"):
@@ -238,6 +238,7 @@ class _Writing:
             "p": _within(self._wanted("top_p", request.top_p), 0.01, 0.99),
             "k": _within(self._wanted("top_k", request.top_k), 0, 500),
             "seed": self._seed(),
+            "logprobs": self._wanted("logprobs", request.logprobs or None),
             "frequency_penalty": self._penalty("frequency_penalty", request.frequency_penalty),
             "presence_penalty": self._penalty("presence_penalty", request.presence_penalty),
             "thinking": self._thinking(),

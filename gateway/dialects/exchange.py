@@ -5,8 +5,9 @@ opens a socket, never chooses. Neighbours: `registry.py` (the dialects), `transl
 (chooses between the two), `gateway.call`.
 """
 
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from gateway.dialects import blocks, wire
 from gateway.dialects.registry import Client, Target
@@ -15,8 +16,7 @@ from gateway.dialects.translation import Translation, said, streamed
 JSON = "application/json"
 
 
-@dataclass(frozen=True, slots=True)
-class Whole:
+class Whole(msgspec.Struct, frozen=True):
     """A whole answer: what it said, and the bytes for the client. `kept` is what the trace may keep."""
 
     answer: wire.Answer
@@ -140,7 +140,7 @@ class Translating:
         return gathered.answer
 
     def _renamed(self, answer: blocks.Answer) -> blocks.Answer:
-        for block in answer.blocks if self._names else ():
+        for block in blocks.every_block(answer) if self._names else ():
             if isinstance(block, blocks.ToolCall):
                 block.name = self._names.get(block.name, block.name)
         return answer

@@ -212,6 +212,9 @@ def _has_tools(members: wire.Members) -> bool:
 
 def forward(request: Request, order: blocks.Order) -> blocks.Sent:
     """Return the client's own bytes with as little changed as possible. Raises: blocks.Unsupported."""
+    if request.n > 1 and "n" in order.model.unsupported:
+        place = "generationConfig.candidateCount"
+        raise blocks.Unsupported(place, "This model gives one answer at a time: ask for one candidate.")
     drop = [name for name in request.members if name in order.ours]
     dropped: list[str] = []
     changes: dict[str, bytes] = {}

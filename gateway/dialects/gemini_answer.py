@@ -399,15 +399,20 @@ class Chunk(msgspec.Struct):
 _chunk = msgspec.json.Decoder(Chunk).decode
 
 
+# Members of a candidate that grow from event to event; the last one of any other counts.
+_GATHERED = frozenset({"content", "logprobsResult"})
+
+
 class _Candidate:
     """One candidate, gathered: neighbouring texts of a kind become one part."""
 
-    __slots__ = ("calls", "native", "parts", "rest")
+    __slots__ = ("calls", "likely", "native", "parts", "rest")
 
     def __init__(self) -> None:
         self.parts: list[tuple[bool, list[str]] | Object] = []
         self.calls = False
         self.native: str | None = None
+        self.likely: Object = {}  # `logprobsResult` of all events
         self.rest: Object = {}
 
     def write(self, text: str, thought: bool) -> None:
@@ -426,11 +431,24 @@ class _Candidate:
             else:
                 self.calls |= "functionCall" in part
                 self.parts.append(part)
+        if type(candidate.get("logprobsResult")) is dict:
+            self._weigh(candidate["logprobsResult"])
+
+    def _weigh(self, result: Object) -> None:
+        """Add the probabilities of a further piece of the text."""
+        for name, value in result.items():
+            known = self.likely.get(name)
+            if isinstance(known, list) and isinstance(value, list):
+                known.extend(value)
+            elif isinstance(known, int | float) and isinstance(value, int | float):
+                self.likely[name] = known + value
+            else:
+                self.likely[name] = list(value) if isinstance(value, list) else value
 
     def note(self, candidate: Object) -> None:
         """Take why it ended, and what else is said of it."""
         self.native = native_reason(candidate.get("finishReason")) or self.native
-        self.rest.update({name: value for name, value in candidate.items() if name != "content"})
+        self.rest.update({name: value for name, value in candidate.items() if name not in _GATHERED})
 
     def written(self) -> str:
         texts = []
@@ -449,7 +467,8 @@ class _Candidate:
                 parts.append(part)
             else:
                 parts.append({"text": "".join(part[1])} | ({"thought": True} if part[0] else {}))
-        return {"content": {"parts": parts, "role": "model"}, **self.rest}
+        more = {"logprobsResult": self.likely} if self.likely else {}
+        return {"content": {"parts": parts, "role": "model"}, **self.rest, **more}
 
 
 def _called(call: Object) -> str:

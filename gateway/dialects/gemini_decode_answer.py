@@ -15,11 +15,12 @@ from typing import Any
 
 import msgspec
 
-from gateway.dialects import blocks, gemini_answer
-from gateway.dialects.blocks import Audio, Block, Image, Text, Thinking, ToolCall
+from gateway.dialects import blocks, gemini_answer, openai_logprobs
+from gateway.dialects.blocks import Audio, Block, Image, Logprob, Text, Thinking, ToolCall
 from gateway.dialects.gemini_answer import Frames, Object, PartialCall, objects, read_object, whole
 from gateway.dialects.gemini_seal import standard
 from gateway.dialects.openai_answer import lenient
+from gateway.dialects.wire import MAX_CHOICES
 
 _encode = msgspec.json.Encoder().encode
 _NOT_ID = re.compile(r"[^A-Za-z0-9_-]")
@@ -31,21 +32,38 @@ AUDIO_FORMATS = {"mpeg": "mp3", "x-wav": "wav", "wave": "wav", "x-m4a": "m4a", "
 
 def answer(body: bytes) -> blocks.Answer:
     """Return a provider's whole answer (or the array of a stream) in the middle form. Never raises."""
-    events = _Events(body)
+    items = objects(lenient(body))
+    found = _gathered(body, items)
+    if found.error is None and found.finish is None:
+        problem = "has no candidates" if items else "is not JSON"
+        found.error = f"The provider's answer {problem}."
+    others = [_gathered(body, items, index) for index in _further(items)]
+    found.others = [other for other in others if other.error is None]
+    return found
+
+
+def _gathered(body: bytes, items: list[Object], index: int = 0) -> blocks.Answer:
+    """Return one candidate of a whole answer."""
+    events = _Events(body, index)
     gathered = blocks.Gatherer(len(body) * 2)
-    value = lenient(body)
-    for item in objects(value):
+    for item in items:
         for event in events.take(item):
             gathered.take(event)
     if not events.finished and events.started:
         events.finish("STOP")  # a whole answer that does not say why it ended
     for event in events.end():
         gathered.take(event)
-    found = gathered.answer
-    if found.error is None and found.finish is None:
-        problem = "has no candidates" if objects(value) else "is not JSON"
-        found.error = f"The provider's answer {problem}."
-    return found
+    return gathered.answer
+
+
+def _further(items: list[Object]) -> list[int]:
+    """Return the numbers of all candidates but the first."""
+    found = {_number(candidate) for item in items for candidate in objects(item.get("candidates"))}
+    return sorted(found - {0})[:MAX_CHOICES]
+
+
+def _number(candidate: Object) -> int:
+    return whole(candidate.get("index")) or 0
 
 
 class StreamDecoder:
@@ -74,12 +92,16 @@ class StreamDecoder:
 
 
 class _Events:
-    """The events of one answer. `seed` makes ids of calls unique where the answer has no id of its own."""
+    """The events of one answer: of the candidate with a number.
 
-    def __init__(self, seed: bytes) -> None:
+    `seed` makes ids of calls unique where the answer has no id of its own.
+    """
+
+    def __init__(self, seed: bytes, number: int = 0) -> None:
         self.started = False
         self.finished = False
         self._seed = seed
+        self._number = number
         self._id: str | None = None
         self._ended = False
         self._index = -1  # of the open block, or the last one
@@ -102,7 +124,8 @@ class _Events:
             status = whole(failed.get("code"))
             return [blocks.Failed(failed["message"], failed.get("status") or None, status)]
         events: list[blocks.Event] = [] if self.started else self._start(value)
-        candidate = next((each for each in objects(value.get("candidates")) if not each.get("index")), None)
+        candidates = objects(value.get("candidates"))
+        candidate = next((each for each in candidates if _number(each) == self._number), None)
         if candidate is not None:
             self._candidate(candidate, events)
         feedback = value.get("promptFeedback")
@@ -161,6 +184,8 @@ class _Events:
             self._part(part, events)
         if "groundingMetadata" in candidate or "citationMetadata" in candidate:
             self._cite(candidate, events)
+        if logprobs := _logprobs(candidate.get("logprobsResult")):
+            events.append(blocks.LogprobsDelta(logprobs))
         native = gemini_answer.native_reason(candidate.get("finishReason"))
         if native is not None:
             message = candidate.get("finishMessage")
@@ -283,6 +308,26 @@ def _other(part: Object) -> Block | None:
             return Audio(data=standard(inline["data"]), format=AUDIO_FORMATS.get(subtype, subtype))
     value = {name: item for name, item in part.items() if name not in ("thought", "thoughtSignature")}
     return blocks.Opaque(dialect="gemini", value=part) if value else None
+
+
+def _logprobs(result: object) -> list[Logprob]:
+    """Return the tokens of `logprobsResult`, each with the likeliest at its place."""
+    if type(result) is not dict:
+        return []
+    tops = objects(result.get("topCandidates"))
+    found = []
+    for place, chosen in enumerate(objects(result.get("chosenCandidates"))):
+        token = _token(chosen)
+        if token is not None:
+            top = objects(tops[place].get("candidates")) if place < len(tops) else []
+            token.top = [other for each in top if (other := _token(each)) is not None]
+            found.append(token)
+    return found
+
+
+def _token(candidate: Object) -> Logprob | None:
+    token, logprob = candidate.get("token"), openai_logprobs.number(candidate.get("logProbability"))
+    return Logprob(token, logprob) if isinstance(token, str) and logprob is not None else None
 
 
 def _citations(candidate: Object, text: str) -> Iterator[Object]:

@@ -16,6 +16,7 @@ from gateway.dialects.gemini import either
 from gateway.dialects.gemini_answer import Object
 
 _MAX_STOPS = 5
+_MAX_ANSWERS = 8
 _BUDGETS = {"none": 0, "minimal": 1024, "low": 1024, "medium": 8192, "high": 24576, "xhigh": 24576, "max": 24576}
 _MAX_BUDGET = 24576
 # The least that every model takes, and the least of those that cannot stop thinking.
@@ -53,9 +54,9 @@ class Settings:
     def written(self) -> Object:
         """Return `generationConfig`. Raises: blocks.Unsupported."""
         request = self._request
-        if request.n is not None and request.n > 1:
-            raise blocks.Unsupported("n", "Gemini gives one answer at a time: ask for n=1.")
         config: Object = {}
+        if request.n is not None and request.n > 1:
+            config["candidateCount"] = self._answers(request.n)
         self._put(config, "temperature", "temperature", request.temperature)
         self._put(config, "topP", "top_p", request.top_p)
         self._put(config, "topK", "top_k", request.top_k)
@@ -63,6 +64,10 @@ class Settings:
         self._put(config, "frequencyPenalty", "frequency_penalty", request.frequency_penalty)
         self._put(config, "seed", "seed", request.seed & _SEED_BITS if request.seed is not None else None)
         self._put(config, "stopSequences", "stop", self._stops())
+        if request.logprobs:
+            self._put(config, "responseLogprobs", "logprobs", True)
+            if "responseLogprobs" in config:
+                self._put(config, "logprobs", "top_logprobs", request.top_logprobs)
         if (limit := self._limit()) is not None:
             config["maxOutputTokens"] = limit
         self._write_format(config)
@@ -106,6 +111,16 @@ class Settings:
         else:
             config[place] = value
 
+    def _answers(self, n: int) -> int:
+        """Return how many answers to ask for. Raises: blocks.Unsupported."""
+        if self._request.stream:
+            raise blocks.Unsupported("n", "Gemini streams one answer at a time: ask without stream, or for n = 1.")
+        if "n" in self._model.unsupported:
+            raise blocks.Unsupported("n", "This model gives one answer at a time: ask for n = 1.")
+        if n > _MAX_ANSWERS:
+            raise blocks.Unsupported("n", f"Gemini gives at most {_MAX_ANSWERS} answers at a time.")
+        return n
+
     def _stops(self) -> list[str]:
         stops = [stop for stop in self._request.stop if stop]
         if len(stops) > _MAX_STOPS:
@@ -144,8 +159,6 @@ class Settings:
     def _report(self) -> None:
         request = self._request
         given = {
-            "logprobs": request.logprobs,  # the answer would have no place for them
-            "top_logprobs": request.top_logprobs,
             "verbosity": request.verbosity,
             "user": request.user,
         }

@@ -13,7 +13,7 @@ import msgspec
 
 from billing.usage import Usage
 from gateway.dialects import blocks, gemini, gemini_answer, wire
-from gateway.dialects.blocks import Audio, Block, Image, Redacted, Refusal, Text, Thinking, ToolCall
+from gateway.dialects.blocks import Audio, Block, Image, Logprob, Redacted, Refusal, Text, Thinking, ToolCall
 from gateway.dialects.gemini_answer import Object
 from gateway.dialects.gemini_seal import sealed
 from gateway.dialects.openai_answer import lenient
@@ -37,18 +37,38 @@ def arguments(call: ToolCall) -> Object:
 def answer(answer: blocks.Answer, asked: wire.Asked, context: wire.Context) -> bytes:
     """Return a whole answer for a client of Google's."""
     shown = _shows_thoughts(asked)
+    body: Object = {
+        "candidates": [_candidate(each, index, shown) for index, each in enumerate((answer, *answer.others))]
+    }
+    if answer.usage is not None:
+        body["usageMetadata"] = gemini_answer.usage_metadata(answer.usage)
+    return _encode(body | {"modelVersion": answer.model or asked.model, "responseId": answer.id or context.call_id})
+
+
+def _candidate(answer: blocks.Answer, index: int, shown: bool) -> Object:
     parts: list[Object] = []
     grounding = _Grounding()
     for block in answer.blocks:
         if isinstance(block, Text) and block.citations:
             grounding.add(block.text, block.citations, len(parts))
         parts += _parts(block, shown)
-    candidate: Object = {"content": {"parts": parts or [{"text": ""}], "role": "model"}, "index": 0}
-    candidate |= _ending(answer.finish) | grounding.written()
-    body = {"candidates": [candidate]}
-    if answer.usage is not None:
-        body["usageMetadata"] = gemini_answer.usage_metadata(answer.usage)  # type: ignore[assignment]
-    return _encode(body | {"modelVersion": answer.model or asked.model, "responseId": answer.id or context.call_id})
+    candidate: Object = {"content": {"parts": parts or [{"text": ""}], "role": "model"}, "index": index}
+    return candidate | _ending(answer.finish) | grounding.written() | _likely(answer.logprobs)
+
+
+def _likely(logprobs: list[Logprob]) -> Object:
+    """Return how likely the tokens were, as a candidate has it."""
+    if not logprobs:
+        return {}
+    total = sum(each.logprob for each in logprobs)
+    result: Object = {"chosenCandidates": [_token(each) for each in logprobs], "logProbabilitySum": total}
+    if any(each.top for each in logprobs):
+        result["topCandidates"] = [{"candidates": [_token(other) for other in each.top]} for each in logprobs]
+    return {"avgLogprobs": total / len(logprobs), "logprobsResult": result}
+
+
+def _token(each: Logprob) -> Object:
+    return {"token": each.token, "logProbability": each.logprob}
 
 
 def _shows_thoughts(asked: wire.Asked) -> bool:
@@ -184,10 +204,11 @@ class StreamWriter:
             return self._end()
         if isinstance(event, blocks.Failed):
             return self._fail(event)
-        self._note(event)
-        return b""
+        return self._noted(event)
 
-    def _note(self, event: blocks.Event) -> None:
+    def _noted(self, event: blocks.Event) -> bytes:
+        if isinstance(event, blocks.LogprobsDelta):
+            return self._event([{"text": ""}], _likely(event.logprobs))
         if isinstance(event, blocks.SignatureDelta):
             self._pieces.append(event.signature)
         elif isinstance(event, blocks.CitationDelta):
@@ -199,6 +220,7 @@ class StreamWriter:
         elif isinstance(event, blocks.Started):
             self._id, self._model = event.id or self._id, event.model or self._model
             self._usage = event.usage or self._usage
+        return b""
 
     def _write_text(self, text: str) -> bytes:
         if not text:

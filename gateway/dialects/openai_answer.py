@@ -106,7 +106,7 @@ def usual(body: bytes) -> tuple[Usage, str, str] | None:
     return usage, answer.model, answer.choices[0].finish_reason
 
 
-class _Delta(msgspec.Struct):
+class Delta(msgspec.Struct, kw_only=True):
     """A delta that only writes text; null is all that other members of it may hold."""
 
     content: str | None = None
@@ -118,25 +118,25 @@ class _Delta(msgspec.Struct):
     audio: None = None
 
 
-class _Writing(msgspec.Struct):
-    delta: _Delta
+class Writing(msgspec.Struct, kw_only=True):
+    delta: Delta
     index: int = 0
     finish_reason: None = None
     error: None = None
     usage: None = None
 
 
-class _Chunk(msgspec.Struct):
-    choices: list[_Writing]
+class Chunk(msgspec.Struct, kw_only=True):
+    choices: list[Writing]
     usage: msgspec.UnsetType | None = msgspec.UNSET
     error: None = None
     x_groq: None = None
 
 
-_chunk = msgspec.json.Decoder(_Chunk).decode
+_chunk = msgspec.json.Decoder(Chunk).decode
 
 
-def written(data: bytes, *, usage_may_show: bool) -> list[_Writing] | None:
+def written(data: bytes, *, usage_may_show: bool) -> list[Writing] | None:
     """Return the choices of a chunk that does nothing but write text; None for any other (read it in full).
 
     A third of the time of the full reading. With `usage_may_show` off a chunk with `"usage":null` is another one.
@@ -205,7 +205,7 @@ class Choices:
             if len(choice) > 2:
                 self._note(choice, gathered)
 
-    def write(self, choices: list[_Writing]) -> None:
+    def write(self, choices: list[Writing]) -> None:
         """Take the choices of a chunk that was read by `written`."""
         for choice in choices:
             gathered = self._by_index.get(choice.index)

@@ -9,14 +9,13 @@ Source: https://platform.openai.com/docs/api-reference/chat (2026-11), and recor
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from billing.usage import Usage
 from gateway.dialects import wire
-from gateway.dialects.blocks import Order, Sent
+from gateway.dialects.blocks import Order, Sent, Unsupported
 from gateway.dialects.openai_answer import Choices, Meter, error_in, lenient, storable, usual, written
 from gateway.dialects.wire import Answer, InvalidBody, InvalidStream, patched
 from gateway.framing import SSE, Event, FramingError
@@ -38,8 +37,7 @@ _NOT_COUNTED_TEXT = _NOT_TEXT | {"file_data", "input_audio", "file_id", "id", "t
 # --- Requests -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(msgspec.Struct, frozen=True):
     """A checked request. `members` are the raw bytes of its top level, in order; `messages` is decoded."""
 
     body: bytes
@@ -92,12 +90,17 @@ def input_text(request: Request) -> str:
 
 
 def forward(asked: Request, order: Order) -> Sent:
-    """Return the body for a provider of this dialect: the client's bytes where nothing has to change."""
+    """Return the body for a provider of this dialect: the client's bytes where nothing has to change.
+
+    Raises: blocks.Unsupported.
+    """
     members, model = asked.members, order.model
     drop = members.keys() & order.ours
     if "metadata" in drop and members.get("store") == b"true":
         drop = drop - {"metadata"}  # OpenAI keeps it with a stored completion
     left_out = members.keys() & model.unsupported
+    if "n" in left_out and asked.n > 1:
+        raise Unsupported("n", "This model gives one answer at a time: ask for n = 1.")
     if order.credits:
         left_out |= members.keys() & order.repriced_by  # the price that is held and charged is the usual one
     set_members: dict[str, bytes] = {}

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from billing.usage import Usage
-from gateway.dialects import blocks, wire
+from gateway.dialects import blocks, openai_logprobs, wire
 from gateway.dialects import openai_chat_reasoning as reasoning
 from gateway.dialects.blocks import (
     ArgumentsDelta,
@@ -30,7 +30,7 @@ from gateway.dialects.blocks import (
     ThinkingDelta,
     ToolCall,
 )
-from gateway.dialects.openai_answer import Meter, error_in, lenient, storable
+from gateway.dialects.openai_answer import Chunk, Delta, Meter, Writing, error_in, lenient, storable
 from gateway.dialects.openai_chat_lanes import Lanes
 from gateway.framing import SSE, FramingError
 
@@ -55,35 +55,22 @@ _TEXT, _REFUSAL = "text", "refusal"
 # --- Nearly all of a stream -----------------------------------------------------------------------------------------
 
 
-class _Delta(msgspec.Struct):
-    """A delta that only writes text; null is all that other members of it may hold."""
+class _Delta(Delta, kw_only=True):
+    """A delta that only writes text: nothing is in it either that only a translation reads."""
 
-    content: str | None = None
-    reasoning_content: str | None = None
-    reasoning: str | None = None
-    refusal: None = None
-    tool_calls: None = None
-    function_call: None = None
-    audio: None = None
     images: None = None
     annotations: None = None
     thinking_blocks: None = None
     reasoning_details: None = None
 
 
-class _Writing(msgspec.Struct):
+class _Writing(Writing, kw_only=True):
     delta: _Delta
-    index: int = 0
-    finish_reason: None = None
-    error: None = None
-    usage: None = None
+    logprobs: None = None
 
 
-class _Chunk(msgspec.Struct):
-    choices: list[_Writing]
-    usage: None = None
-    error: None = None
-    x_groq: None = None
+class _Chunk(Chunk, kw_only=True):
+    choices: list[_Writing]  # type: ignore[assignment]
     base_resp: None = None
 
 
@@ -108,13 +95,22 @@ def answer(body: bytes) -> blocks.Answer:
         for choice in wire.dicts(value["choices"])
     ):
         failed = "The provider's answer has no message."
+    first = _gathered(value)
+    first.error = failed or first.error
+    further = [choice for choice in wire.dicts(value.get("choices")) if choice.get("index")][: wire.MAX_CHOICES]
+    others = [_gathered({**value, "choices": [{**choice, "index": 0}]}) for choice in further]
+    first.others = [other for other in others if other.error is None]
+    return first
+
+
+def _gathered(value: dict[str, Any]) -> blocks.Answer:
+    """Return the first choice of a whole answer."""
     gathered = blocks.Gatherer(wire.MAX_KEPT_BYTES)
     try:
         for event in _Reading().whole(value):
             gathered.take(event)
     except wire.InvalidStream as error:
-        failed = str(error)
-    gathered.answer.error = failed
+        gathered.answer.error = str(error)
     return gathered.answer
 
 
@@ -273,6 +269,8 @@ class _Reading:
                 continue  # clients of other dialects have one answer
             delta = choice.get("delta")
             self._delta(delta if delta is not None else choice.get("message"))
+            if choice.get("logprobs") and (found := openai_logprobs.of_choice(choice)):
+                self._lanes.out.append(blocks.LogprobsDelta(found))
             self._reason = self._reason or storable(choice.get("finish_reason"))
 
     def _finished(self) -> list[Event]:

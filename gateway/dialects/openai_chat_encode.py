@@ -50,6 +50,10 @@ _FREE_TEXT = {
 def request(request: Request, order: Order) -> Sent:
     """Return the body for a provider. Raises: blocks.Unsupported."""
     dropped = [name for name in request.extra if name not in order.ours and name != "audio"]
+    if request.stream and request.n is not None and request.n > 1:
+        raise Unsupported(
+            "n", "Several answers at once cannot be streamed from this model: ask without stream, or n = 1."
+        )
     names = Names()
     body: dict[str, Any] = {"model": order.model.upstream}
     body["messages"] = messages(request, names, dropped)
@@ -92,7 +96,7 @@ def _sampling(request: Request) -> dict[str, Any]:
         presence_penalty=request.presence_penalty,
         frequency_penalty=request.frequency_penalty,
         logprobs=request.logprobs,
-        top_logprobs=request.top_logprobs,
+        top_logprobs=request.top_logprobs if request.logprobs else None,
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from billing.usage import Usage
-from gateway.dialects import blocks, openai_chat, wire
+from gateway.dialects import blocks, openai_chat, openai_logprobs, wire
 from gateway.dialects import openai_chat_reasoning as reasoning
 from gateway.dialects.blocks import Audio, Image, Redacted, Refusal, Text, Thinking, ToolCall
 from gateway.dialects.openai_answer import lenient
@@ -26,19 +26,12 @@ _TIERS = frozenset({"auto", "default", "flex", "scale", "priority", "fast"})
 def answer(answer: blocks.Answer, asked: wire.Asked, context: wire.Context) -> bytes:
     """Return a whole `chat.completion`."""
     client = _Client(asked)
-    finish = answer.finish
-    choice = {
-        "index": 0,
-        "message": _Message(client, answer.blocks).value(finish),
-        "logprobs": None,
-        "finish_reason": client.reason(finish, called=_calls(answer)) if finish else None,
-    }
     whole: dict[str, Any] = {
         "id": answer.id or f"chatcmpl-{context.call_id}",
         "object": "chat.completion",
         "created": answer.created or context.created,
         "model": answer.model or asked.model,
-        "choices": [choice],
+        "choices": [_choice(each, index, client) for index, each in enumerate((answer, *answer.others))],
     }
     if answer.usage is not None:
         whole["usage"] = usage_of(answer.usage)
@@ -47,6 +40,20 @@ def answer(answer: blocks.Answer, asked: wire.Asked, context: wire.Context) -> b
     if answer.error is not None:
         whole["error"] = {"message": answer.error}
     return _encode(whole)
+
+
+def _choice(answer: blocks.Answer, index: int, client: "_Client") -> dict[str, Any]:
+    finish = answer.finish
+    return {
+        "index": index,
+        "message": _Message(client, answer.blocks).value(finish),
+        "logprobs": _weighed(answer.logprobs) if answer.logprobs else None,
+        "finish_reason": client.reason(finish, called=_calls(answer)) if finish else None,
+    }
+
+
+def _weighed(logprobs: list[blocks.Logprob]) -> dict[str, Any]:
+    return {"content": openai_logprobs.written(logprobs), "refusal": None}
 
 
 def usage_of(usage: Usage) -> dict[str, Any]:
@@ -384,6 +391,10 @@ class StreamWriter:
 
     # --- The end
 
+    def _likely(self, event: blocks.LogprobsDelta) -> bytes:
+        weighed = _encode(_weighed(event.logprobs))
+        return b'%b{},"logprobs":%b,"finish_reason":null%b' % (self._before, weighed, self._after)
+
     def _metered(self, event: blocks.Metered) -> bytes:
         self._usage = event.usage
         self._tier = event.service_tier or self._tier
@@ -423,6 +434,7 @@ _WRITE: dict[type, Callable[[StreamWriter, Any], bytes]] = {
     blocks.ArgumentsDelta: StreamWriter._arguments,
     blocks.CitationDelta: StreamWriter._cited,
     blocks.Closed: StreamWriter._closed,
+    blocks.LogprobsDelta: StreamWriter._likely,
     blocks.Metered: StreamWriter._metered,
     blocks.Finished: StreamWriter._finished,
     blocks.Ended: StreamWriter._ended,

@@ -25,6 +25,7 @@ from gateway.framing import SSE, Event, FramingError
 
 PATH = "/responses"
 ENCRYPTED = "reasoning.encrypted_content"
+LOGPROBS = "message.output_text.logprobs"
 
 _encode = msgspec.json.Encoder().encode
 _ANY = msgspec.json.Decoder()

@@ -41,6 +41,7 @@ class Event(msgspec.Struct):
     item: Any = None
     part: Any = None
     text: Any = None
+    logprobs: Any = None
     arguments: Any = None
     input: Any = None
     name: Any = None

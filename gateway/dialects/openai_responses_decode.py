@@ -8,6 +8,7 @@ another dialect has none of it. Never raises on an answer. Neighbours: `openai_r
 import math
 from typing import Any
 
+from gateway.dialects import openai_logprobs
 from gateway.dialects import openai_responses_answer as reading
 from gateway.dialects import openai_responses_items as items
 from gateway.dialects import openai_responses_tools as tools
@@ -17,6 +18,7 @@ from gateway.dialects.blocks import (
     Finish,
     Format,
     Image,
+    Logprob,
     Opaque,
     Reasoning,
     Redacted,
@@ -27,6 +29,7 @@ from gateway.dialects.blocks import (
 )
 from gateway.dialects.openai_answer import lenient, storable
 from gateway.dialects.openai_chat import error_message
+from gateway.dialects.openai_responses import LOGPROBS
 from gateway.dialects.openai_responses_seal import OURS
 from gateway.dialects.openai_responses_stream import StreamDecoder, call_of, citation
 from gateway.dialects.wire import Asked, InvalidBody, Members, dicts, member
@@ -61,7 +64,6 @@ _READ = frozenset(
         "prompt",
     }
 )
-_LOGPROBS = "message.output_text.logprobs"
 
 
 # --- Requests -------------------------------------------------------------------------------------------------------
@@ -77,7 +79,8 @@ def request(asked: Asked) -> Request:
     if instructions:
         system.insert(0, Text(instructions))
     text = member(members, "text", dict, "an object") or {}
-    include = member(members, "include", list, "a list") or []
+    weighs = LOGPROBS in (member(members, "include", list, "a list") or [])
+    most = member(members, "top_logprobs", int, "a whole number")
     return Request(
         dialect=OURS,
         model=asked.model,
@@ -87,8 +90,8 @@ def request(asked: Asked) -> Request:
         max_output=asked.max_output,
         temperature=_number(members, "temperature"),
         top_p=_number(members, "top_p"),
-        logprobs=True if _LOGPROBS in include else None,
-        top_logprobs=member(members, "top_logprobs", int, "a whole number"),
+        logprobs=True if weighs else None,
+        top_logprobs=most if weighs else None,
         tools=tools.tools(asked, given if isinstance(given, list) else []),
         choice=tools.choice(asked),
         parallel=member(members, "parallel_tool_calls", bool, "true or false"),
@@ -177,6 +180,7 @@ def answer(body: bytes) -> Answer:
         finish=Finish(reason=reason, native=reading.native(response)) if reason else None,
         usage=reading.usage(response.get("usage")),
         service_tier=_word(response.get("service_tier")),
+        logprobs=[each for item in reading.items(response) for each in _logprobs(item)],
     )
     failed = reading.error_of(response.get("error"))
     if failed is not None:
@@ -200,6 +204,10 @@ def blocks_of(item: dict[str, Any]) -> list[Block]:
     if kind == "image_generation_call" and isinstance(item.get("result"), str) and item["result"]:
         return [Image(media_type=f"image/{_word(item.get('output_format')) or 'png'}", data=item["result"])]
     return [Opaque(dialect=OURS, value=item)]
+
+
+def _logprobs(item: dict[str, Any]) -> list[Logprob]:
+    return [each for part in dicts(item.get("content")) for each in openai_logprobs.read(part.get("logprobs"))]
 
 
 def _said(part: dict[str, Any]) -> Block:

@@ -15,7 +15,7 @@ import msgspec
 
 from gateway.dialects import openai_responses_input as conversation
 from gateway.dialects.blocks import Choice, Format, Order, Reasoning, Request, Sent, ServerTool, Tool, Unsupported
-from gateway.dialects.openai_responses import ENCRYPTED, PATH
+from gateway.dialects.openai_responses import ENCRYPTED, LOGPROBS, PATH
 from gateway.dialects.openai_responses_seal import OURS
 from gateway.dialects.openai_responses_write import StreamWriter, answer
 
@@ -195,19 +195,29 @@ class _Writing:
                 self._drop(name)
             elif self._takes(name):
                 self._body[name] = value
-        # Not of this API, or (the probabilities) without a place in the middle form.
-        left_out = {
+        self._probabilities()
+        left_out = {  # not of this API
             "top_k": asked.top_k,
             "stop": asked.stop or None,
             "seed": asked.seed,
             "presence_penalty": asked.presence_penalty or None,
             "frequency_penalty": asked.frequency_penalty or None,
-            "logprobs": asked.logprobs or None,
-            "top_logprobs": asked.top_logprobs or None,
         }
         for name, given in left_out.items():
             if given is not None:
                 self._drop(name)
+
+    def _probabilities(self) -> None:
+        """Ask for how likely the tokens were; where reasoning was asked for, that is refused."""
+        asked = self._request
+        if not asked.logprobs:
+            return
+        if self._thinks_hard():
+            self._drop("logprobs")
+        elif self._takes("logprobs"):
+            self._body["include"] = [*self._body.get("include", ()), LOGPROBS]
+            if asked.top_logprobs is not None and self._takes("top_logprobs"):
+                self._body["top_logprobs"] = asked.top_logprobs
 
     def _rest(self) -> None:
         asked, order = self._request, self._order

@@ -7,8 +7,8 @@ taken from there. Neighbours: `gateway.framing`, `openai_responses_answer` (what
 
 from typing import Any
 
+from gateway.dialects import openai_logprobs, wire
 from gateway.dialects import openai_responses_answer as reading
-from gateway.dialects import wire
 from gateway.dialects.blocks import (
     ArgumentsDelta,
     CitationDelta,
@@ -19,6 +19,7 @@ from gateway.dialects.blocks import (
     Finish,
     Finished,
     Image,
+    LogprobsDelta,
     Metered,
     Opaque,
     Opened,
@@ -215,6 +216,11 @@ class _Blocks:
         else:
             self.say(TextDelta(self._next, text))
 
+    def weigh(self, listed: object) -> None:
+        """Say how likely the tokens were that were written last, where that is told."""
+        if logprobs := openai_logprobs.read(listed):
+            self.say(LogprobsDelta(logprobs))
+
     def cite(self, found: dict[str, Any]) -> None:
         self.say(CitationDelta(self._next, found))
 
@@ -280,6 +286,8 @@ class _Item:
     def _said(self, found: reading.Event, text: str, *, refusal: bool) -> None:
         self._open_part(found.content_index or 0, refusal=refusal)
         self._blocks.write(text)
+        if found.logprobs:
+            self._blocks.weigh(found.logprobs)
 
     def _annotated(self, found: reading.Event) -> None:
         cited = citation(found.annotation, "")
@@ -358,6 +366,7 @@ class _Item:
             self._open_part(index, refusal=refusal)
             if is_new:
                 self._blocks.write(text)
+                self._blocks.weigh(part.get("logprobs"))
             marks = [said for mark in wire.dicts(part.get("annotations")) if (said := citation(mark, text))]
             for cited in marks[self._cited :] if isinstance(self._blocks.open, Text) else ():
                 self._cited += 1

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from billing.usage import Usage
-from gateway.dialects import blocks, wire
+from gateway.dialects import blocks, openai_logprobs, wire
 from gateway.dialects import openai_responses_answer as reading
 from gateway.dialects import openai_responses_seal as sealing
 from gateway.dialects.openai_answer import lenient
@@ -61,6 +61,7 @@ class StreamWriter:
         self._sequence = 0
         self._items: list[dict[str, Any]] = []  # done
         self._open: _Text | _Thought | _Call | None = None  # the block that is open
+        self.logprobs: list[blocks.Logprob] = []  # of the text that is still to come
         self._message: list[dict[str, Any]] | None = None  # the parts of the message that is open
         self._finish: blocks.Finish | None = None
         self._usage: Usage | None = None
@@ -123,6 +124,9 @@ class StreamWriter:
                 self._open.signature += event.signature
         elif isinstance(event, blocks.CitationDelta):
             return self._open.cite(event.citation) if isinstance(self._open, _Text) else b""
+        elif isinstance(event, blocks.LogprobsDelta):
+            self.logprobs += event.logprobs
+            return self._open.weigh() if isinstance(self._open, _Text) else b""
         elif isinstance(event, blocks.Metered):
             self._usage, self._tier = event.usage, event.service_tier or self._tier
         elif isinstance(event, blocks.Finished):
@@ -263,7 +267,7 @@ class _Silent(StreamWriter):
 class _Text:
     """A text or a refusal: a part of the open message."""
 
-    __slots__ = ("_annotations", "_content", "_first", "_place", "_refuses", "_texts", "_writer")
+    __slots__ = ("_annotations", "_content", "_first", "_logprobs", "_place", "_refuses", "_texts", "_writer")
 
     def __init__(
         self, writer: StreamWriter, content: list[dict[str, Any]], block: blocks.Text | blocks.Refusal
@@ -274,12 +278,15 @@ class _Text:
         self._refuses = isinstance(block, blocks.Refusal)
         self._texts: list[str] = []
         self._annotations: list[dict[str, Any]] = []
+        self._logprobs: list[dict[str, Any]] = []
         self._place = {"item_id": writer.id("msg"), "output_index": writer.index, "content_index": len(content)}
 
     def begin(self) -> bytes:
         written = self._writer.event("response.content_part.added", **self._place, part=self._part(""))
         if self._first.text:
             written += self.more(self._first.text)
+        if self._writer.logprobs:
+            written += self.weigh()
         for citation in (self._first.citations or ()) if isinstance(self._first, blocks.Text) else ():
             written += self.cite(citation)
         return written
@@ -287,13 +294,22 @@ class _Text:
     def _part(self, text: str) -> dict[str, Any]:
         if self._refuses:
             return {"type": "refusal", "refusal": text}
-        return {"type": "output_text", "text": text, "annotations": self._annotations, "logprobs": []}
+        return {"type": "output_text", "text": text, "annotations": self._annotations, "logprobs": self._logprobs}
 
     def more(self, text: str) -> bytes:
         self._texts.append(text)
         if self._refuses:
             return self._writer.event("response.refusal.delta", **self._place, delta=text)
         return self._writer.event("response.output_text.delta", **self._place, delta=text, logprobs=[])
+
+    def weigh(self) -> bytes:
+        """Say how likely the tokens were that were written last: a delta without text."""
+        if self._refuses:
+            return b""
+        found, self._writer.logprobs = self._writer.logprobs, []
+        listed = openai_logprobs.written(found, spelled=True)
+        self._logprobs += listed
+        return self._writer.event("response.output_text.delta", **self._place, delta="", logprobs=listed)
 
     def cite(self, citation: dict[str, Any]) -> bytes:
         if self._refuses:
@@ -311,7 +327,8 @@ class _Text:
         if self._refuses:
             written = self._writer.event("response.refusal.done", **self._place, refusal=text)
         else:
-            written = self._writer.event("response.output_text.done", **self._place, text=text, logprobs=[])
+            logprobs = self._logprobs
+            written = self._writer.event("response.output_text.done", **self._place, text=text, logprobs=logprobs)
         return written + self._writer.event("response.content_part.done", **self._place, part=part)
 
 

@@ -113,6 +113,8 @@ class Client:
     # Members that are this dialect's own although Respan has one of the same name.
     keeps: frozenset[str] = frozenset()
     stream_type: Callable[[Any], str] = lambda asked: EVENTS
+    # What keeps a silent stream of events alive, between two of them; its clients take no notice of it.
+    filler: bytes = b": keep-alive\n\n"
 
 
 class ReadAnswer(Protocol):
@@ -159,9 +161,23 @@ OPENAI_RESPONSES = _client(
     "openai_responses", "responses", openai_responses, openai_responses_decode, openai_responses_encode
 )
 ANTHROPIC = _client(
-    "anthropic", "messages", anthropic, anthropic_decode, anthropic_encode, keeps=frozenset({"metadata"})
+    "anthropic",
+    "messages",
+    anthropic,
+    anthropic_decode,
+    anthropic_encode,
+    keeps=frozenset({"metadata"}),
+    filler=b'event: ping\ndata: {"type": "ping"}\n\n',
 )
-GEMINI = _client("gemini", "generateContent", gemini, gemini_decode, gemini_encode, stream_type=gemini.stream_type)
+GEMINI = _client(
+    "gemini",
+    "generateContent",
+    gemini,
+    gemini_decode,
+    gemini_encode,
+    stream_type=gemini.stream_type,
+    filler=b"\r\n",  # Google's own SDK stumbles over comments
+)
 # Without `alt=sse` Google streams one JSON array: an error in it is a last element.
 GEMINI_ARRAY = replace(GEMINI, errors=replace(GEMINI.errors, in_stream=partial(gemini.stream_error, sse=False)))
 

@@ -90,7 +90,25 @@ def examine(row: Row, client: str) -> list[Verdict]:
         return [*found, Verdict("same", _changed(row, heard)), *_metered(expected, heard.answer)]
     valid = Verdict("valid", invalid(client, heard.body, row.is_stream))
     got = truth.read(client, heard.body, is_stream=row.is_stream)
-    return [*found, valid, *compared(expected, got), *_metered(expected, heard.answer)]
+    return [
+        *found,
+        valid,
+        *compared(expected, got),
+        *_rare(client, row, expected, got),
+        *_metered(expected, heard.answer),
+    ]
+
+
+def _rare(client: str, row: Row, expected: Said, got: Said) -> list[Verdict]:
+    """Compare what not every dialect has: further answers (which are streamed one at a time) and probabilities."""
+    found = []
+    if expected.answers > 1 and client in ("openai_chat", "gemini") and not row.is_stream:
+        is_same = expected.answers == got.answers
+        found.append(Verdict("answers", None if is_same else f"{expected.answers} answers became {got.answers}"))
+    if expected.likely and client != "anthropic":
+        is_same = expected.likely == got.likely
+        found.append(Verdict("likely", None if is_same else f"{_short(expected.likely)} became {_short(got.likely)}"))
+    return found
 
 
 def _told(row: Row, client: str) -> str | None:

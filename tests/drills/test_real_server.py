@@ -135,3 +135,33 @@ def test_a_streamed_call_of_a_forced_tool_arrives(speakers: dict[str, Speaker]) 
             assert [tool for _, tool, _ in told.calls] == ["get_weather"], where
             assert type(told.calls[0][2]["days"]) is int, where
             assert told.finish == "tool_calls", where
+
+
+def test_how_likely_its_tokens_were_is_told_in_every_dialect(speakers: dict[str, Speaker]) -> None:
+    clients = {name: speaker.client for name, speaker in speakers.items()}  # type: ignore[attr-defined]
+    hello: Any = [{"role": "user", "content": "Hi"}]
+    chat = clients["chat"].chat.completions.create(
+        model="tiny/tiny", messages=hello, max_tokens=64, logprobs=True, top_logprobs=2
+    )
+    told = [(each.token, each.logprob) for each in chat.choices[0].logprobs.content]
+    assert "".join(token for token, _ in told) == SENTENCE
+
+    response = clients["responses"].responses.create(
+        model="tiny-chat/tiny", input="Hi", include=["message.output_text.logprobs"], top_logprobs=2
+    )
+    translated = response.output[0].content[0].logprobs
+    assert [(each.token, each.logprob) for each in translated] == told
+    assert all(len(each.top_logprobs) == 2 for each in translated)
+
+    answer = clients["google"].models.generate_content(
+        model="tiny-chat/tiny", contents="Hi", config={"response_logprobs": True, "logprobs": 2}
+    )
+    result = answer.candidates[0].logprobs_result
+    assert [(each.token, each.log_probability) for each in result.chosen_candidates] == told
+
+
+def test_several_answers_of_it_are_candidates(speakers: dict[str, Speaker]) -> None:
+    client = speakers["google"].client  # type: ignore[attr-defined]
+    answer = client.models.generate_content(model="tiny-chat/tiny", contents="Hi", config={"candidate_count": 2})
+    assert [candidate.content.parts[0].text for candidate in answer.candidates] == [SENTENCE, SENTENCE]
+    assert [candidate.index for candidate in answer.candidates] == [0, 1]

@@ -27,7 +27,9 @@ class Said:
     calls: list[tuple[str, Any]] = field(default_factory=list)
     finish: str | None = None
     usage: tuple[int, int] | None = None
+    # How many answers there are, and what the tokens of the first were, with the logarithms of their probabilities.
     answers: int = 1
+    likely: list[tuple[str, float]] = field(default_factory=list)
     error: str | None = None
     # What a vendor says of a refusal beside the answer: others have no place for it but the text.
     explanation: str = ""
@@ -120,8 +122,13 @@ def chat(value: dict[str, Any]) -> Said:
         called = message["function_call"]
         said.calls.append((called.get("name"), arguments(called.get("arguments"))))
     said.finish = _finish(first.get("finish_reason"), said.calls)
+    said.likely = _likely((first.get("logprobs") or {}).get("content"), "logprob")
     said.usage = _chat_usage(value.get("usage") or (value.get("x_groq") or {}).get("usage"))
     return said
+
+
+def _likely(tokens: Any, name: str) -> list[tuple[str, float]]:
+    return [(token["token"], token[name]) for token in tokens or []]
 
 
 def _texts(content: Any, kind: str) -> str:
@@ -163,12 +170,15 @@ def chat_stream(body: bytes) -> Said:
         usage = chunk.get("usage") or (chunk.get("x_groq") or {}).get("usage") or usage
         error = error or _error(chunk)
         for choice in chunk.get("choices") or []:
-            _add_choice(whole.setdefault(choice.get("index", 0), {"message": {}, "calls": {}}), choice)
+            one = whole.setdefault(choice.get("index", 0), {"message": {}, "calls": {}, "likely": []})
+            one["likely"] += (choice.get("logprobs") or {}).get("content") or []
+            _add_choice(one, choice)
             usage = choice.get("usage") or usage
     choices = []
     for index, one in sorted(whole.items()):
         one["message"]["tool_calls"] = list(one["calls"].values())
-        choices.append({"index": index, "message": one["message"], "finish_reason": one.get("finish_reason")})
+        choice = {"index": index, "message": one["message"], "finish_reason": one.get("finish_reason")}
+        choices.append(choice | {"logprobs": {"content": one["likely"]}})
     said = chat({"choices": choices, "usage": usage})
     if said.finish is None and body.rstrip().endswith(b"[DONE]"):
         said.finish = _finish("stop", said.calls)
@@ -276,6 +286,8 @@ def gemini(value: Any) -> Said:
         for part in (candidates[0].get("content") or {}).get("parts") or [] if candidates else []:
             _add_part(said, part)
         native = (candidates[0].get("finishReason") if candidates else None) or native
+        result = candidates[0].get("logprobsResult") or {} if candidates else {}
+        said.likely += _likely(result.get("chosenCandidates"), "logProbability")
         if (chunk.get("promptFeedback") or {}).get("blockReason") and not candidates:
             native = "PROHIBITED_CONTENT"
         said.usage = _gemini_usage(chunk.get("usageMetadata")) or said.usage
@@ -337,6 +349,7 @@ def responses(value: dict[str, Any]) -> Said:
             case "message":
                 parts = item.get("content") or []
                 said.text += "".join(part.get("text") or part.get("refusal") or "" for part in parts)
+                said.likely += [each for part in parts for each in _likely(part.get("logprobs"), "logprob")]
             case "reasoning":
                 said.thoughts += _thoughts(item)
             case "function_call":

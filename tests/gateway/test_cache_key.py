@@ -118,3 +118,7 @@ def test_several_choices_and_logprobs_are_bound_to_their_form() -> None:
     assert cache_key.is_bound_to_form(members, choices=2)
     with_logprobs = openai_chat.read(json.dumps(QUESTION | {"logprobs": True}).encode()).members
     assert cache_key.is_bound_to_form(with_logprobs, choices=1)
+    for settings, is_bound in (({"responseLogprobs": True}, True), ({"topK": 3}, False)):
+        asked = {"contents": [], "generationConfig": settings}
+        members = {name: msgspec.Raw(json.dumps(value).encode()) for name, value in asked.items()}
+        assert cache_key.is_bound_to_form(members, choices=1) is is_bound

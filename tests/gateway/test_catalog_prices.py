@@ -1,12 +1,14 @@
 """The prices we ship, beside those of genai-prices: equal for the four vendors that most calls go to."""
 
+import json
+from dataclasses import replace
 from datetime import date
 from decimal import Decimal
 
 import pytest
 
 from billing.usage import Rates, nano_from_usd
-from gateway import catalog_prices
+from gateway import catalog_build, catalog_prices, catalog_sources
 from gateway.catalog_build import Row
 from gateway.providers import FOLDER, Model, load
 
@@ -86,3 +88,24 @@ def test_who_litellm_does_not_list_is_listed_by_genai_prices_with_what_its_vendo
     models = CATALOG.providers["openrouter"].models
     assert len(models) > 500
     assert {"tools", "vision"} <= models["anthropic/claude-sonnet-4.5"].capabilities
+
+
+def test_a_price_that_only_genai_prices_tells_is_taken_where_it_is_believed() -> None:
+    believed = next(source for source in catalog_sources.read() if source.provider == "databricks")
+    row = {"id": "system.ai.kimi-k3", "kind": "chat", "note": catalog_build.NO_PRICE}
+    (taken,), (difference,) = catalog_prices.compared([row], believed, day=DAY)
+    assert taken["price"] == {"input": "3", "output": "15", "cache_read": "0.3"}
+    assert (taken["note"], difference) == ("", "system.ai.kimi-k3: only genai-prices has a price")
+    for unknown, source in (
+        (row | {"note": "reasoning has a price of its own"}, believed),
+        (row | {"price_is_ours": True}, believed),
+        (row, replace(believed, genai_wins=False)),
+    ):
+        assert catalog_prices.compared([unknown], source, day=DAY) == ([unknown], [])
+
+
+def test_every_chat_model_without_a_price_says_why() -> None:
+    rows = [row for path in FOLDER.glob("*.json") for row in json.loads(path.read_text("utf-8"))["models"]]
+    unpriced = [row for row in rows if row.get("kind", "chat") == "chat" and not row.get("price")]
+    assert 100 < len(unpriced) < 130
+    assert [row["id"] for row in unpriced if not row.get("note")] == []

@@ -14,6 +14,9 @@ from typing import Any
 
 import pytest
 
+from tests.sdk.money import metered
+from tests.servers import wait_until
+
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 PACKAGES = {"claude": "@anthropic-ai/claude-code@2.1.197", "codex": "@openai/codex@0.169.0"}
 
@@ -72,6 +75,36 @@ def test_claude_code_completes_a_turn(commands: Path, customer: Any, tmp_path: P
         assert "The tool said from-the-shell" in result["result"], said
 
 
+def codex(commands: Path, customer: Any, folder: Path, model: str) -> str:
+    """Have Codex call a tool, and return the last it said."""
+    provider = {
+        "name": '"Respan"',
+        "base_url": f'"{customer.stack.base_url}/api"',
+        "env_key": '"RESPAN_API_KEY"',
+        "wire_api": '"responses"',
+    }
+    settings = [f"model_providers.respan.{name}={value}" for name, value in provider.items()]
+    settings += ['model_provider="respan"', f'model="{model}"']
+    order = json.dumps({"cmd": "echo from-the-shell"})
+    said = run(
+        [
+            *(str(commands / "codex"), "exec", "--json", "--sandbox", "danger-full-access"),
+            *(part for setting in settings for part in ("-c", setting)),
+            f"Please call the tool exec_command with {order} now",
+        ],
+        folder,
+        RESPAN_API_KEY=customer.key,
+    )
+    messages = [
+        event["item"]["text"]
+        for event in (json.loads(line) for line in said.splitlines() if line.startswith("{"))
+        if event.get("type") == "item.completed" and event["item"].get("type") == "agent_message"
+    ]
+    assert messages, said
+    last: str = messages[-1]
+    return last
+
+
 def test_codex_completes_a_turn(commands: Path, customer: Any, tmp_path: Path) -> None:
     subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
     for model in (
@@ -80,27 +113,19 @@ def test_codex_completes_a_turn(commands: Path, customer: Any, tmp_path: Path) -
         "fake-gemini/gemini-level",
         "fake-anthropic/claude-budget",
     ):
-        provider = {
-            "name": '"Respan"',
-            "base_url": f'"{customer.stack.base_url}/api"',
-            "env_key": '"RESPAN_API_KEY"',
-            "wire_api": '"responses"',
-        }
-        settings = [f"model_providers.respan.{name}={value}" for name, value in provider.items()]
-        settings += ['model_provider="respan"', f'model="{model}"']
-        order = json.dumps({"cmd": "echo from-the-shell"})
-        said = run(
-            [
-                *(str(commands / "codex"), "exec", "--json", "--sandbox", "danger-full-access"),
-                *(part for setting in settings for part in ("-c", setting)),
-                f"Please call the tool exec_command with {order} now",
-            ],
-            tmp_path,
-            RESPAN_API_KEY=customer.key,
-        )
-        messages = [
-            event["item"]["text"]
-            for event in (json.loads(line) for line in said.splitlines() if line.startswith("{"))
-            if event.get("type") == "item.completed" and event["item"].get("type") == "agent_message"
-        ]
-        assert "from-the-shell" in messages[-1], said
+        assert "from-the-shell" in codex(commands, customer, tmp_path, model)
+
+
+def test_codex_on_claude_costs_credits_what_claude_counted(commands: Path, customer: Any, tmp_path: Path) -> None:
+    """Reasoning, tools and their output travel in another vendor's words, and each token is still Claude's own."""
+    subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
+    vendor, before = customer.stack.vendors.anthropic, customer.balance.posted
+    vendor.requests.clear()
+    assert "from-the-shell" in codex(commands, customer, tmp_path, "fake-anthropic/claude-adaptive")
+    cost = sum(metered(seen.usage).cost_nano for seen in vendor.requests if seen.usage is not None)
+    assert cost > 0
+
+    def settled() -> bool:
+        return bool(customer.balance.held == 0 and before - customer.balance.posted == cost)
+
+    wait_until(settled, what="the books to say what Claude counted")

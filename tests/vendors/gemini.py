@@ -63,9 +63,14 @@ class Gemini(Vendor):
     def _generated(self, seen: Seen, body: dict[str, Any], name: str, script: Script, *, is_stream: bool) -> Reply:
         conversation = rules.check(body, name, script)
         chunks = [self._envelope(name) | chunk for chunk in _chunks(body, name, script, conversation)]
+        count = body.get("generationConfig", {}).get("candidateCount", 1)
+        if is_stream and count > 1:
+            raise Refusal(400, _STATUSES[400], "Multiple candidates is not enabled for streamGenerateContent")
         seen.usage = chunks[-1]["usageMetadata"]
         if not is_stream:
-            return _reply(_joined(chunks))
+            whole = _several(_joined(chunks), count)
+            seen.usage = whole["usageMetadata"]
+            return _reply(whole)
         kept = list(_until(script, chunks))
         if seen.query.get("alt") == "sse":
             return Reply(events(kept, end=b"\r\n\r\n"), headers={"content-type": EVENTS})
@@ -147,6 +152,17 @@ def _joined(chunks: list[dict[str, Any]]) -> dict[str, Any]:
             parts.append(dict(part))
     whole["candidates"][0]["content"]["parts"] = parts
     return whole
+
+
+def _several(whole: dict[str, Any], count: int) -> dict[str, Any]:
+    """Return an answer with so many candidates, each counted."""
+    if count == 1:
+        return whole
+    usage = {name: tokens for name, tokens in whole["usageMetadata"].items() if name.endswith("TokenCount")}
+    del usage["totalTokenCount"]
+    usage |= {name: usage[name] * count for name in usage.keys() - {"promptTokenCount"}}
+    candidates = [whole["candidates"][0] | {"index": index} for index in range(count)]
+    return whole | {"candidates": candidates, "usageMetadata": _total(usage)}
 
 
 def _until(script: Script, chunks: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -153,6 +153,7 @@ class OpenAI(Vendor):
             }
             for tool, arguments in said.calls
         ]
+        count = body.get("n") or 1
         thought = mind.tokens(mind.THOUGHT) if conversation.thinks else 0
         written = mind.tokens(said.text) + sum(mind.tokens(arguments) for _, arguments in said.calls)
         limit = body.get("max_completion_tokens") or body.get("max_tokens")
@@ -162,10 +163,10 @@ class OpenAI(Vendor):
             reason = "length"
         usage = {
             "prompt_tokens": conversation.size,
-            "completion_tokens": written + thought,
-            "total_tokens": conversation.size + written + thought,
+            "completion_tokens": (written + thought) * count,
+            "total_tokens": conversation.size + (written + thought) * count,
             "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
-            "completion_tokens_details": {"reasoning_tokens": thought, "audio_tokens": 0},
+            "completion_tokens_details": {"reasoning_tokens": thought * count, "audio_tokens": 0},
         }
         seen.usage = usage
         head = {"id": self.number("chatcmpl-"), "created": CREATED, "model": f"{name}-2026-01-01"}
@@ -177,8 +178,9 @@ class OpenAI(Vendor):
         message = {"role": "assistant", "content": said.text or None, "refusal": None, "annotations": []}
         if calls:
             message["tool_calls"] = calls
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reason}
-        return _reply(head | {"object": "chat.completion", "choices": [choice], "usage": usage})
+        choice = {"message": message, "logprobs": None, "finish_reason": reason}
+        choices = [{"index": index} | choice for index in range(count)]
+        return _reply(head | {"object": "chat.completion", "choices": choices, "usage": usage})
 
     def _embeddings(self, seen: Seen, body: dict[str, Any], name: str, script: Script, key: str) -> Reply:
         texts = [body["input"]] if isinstance(body["input"], str) else body["input"]

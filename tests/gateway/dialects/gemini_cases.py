@@ -7,6 +7,7 @@ from typing import Any
 
 from billing.usage import Usage
 from gateway.dialects import blocks, gemini, wire
+from tests.gateway.dialects.facts import Facts
 
 RECORDED = {
     row["name"]: row["stream"].encode()
@@ -19,16 +20,13 @@ HELLO = [{"role": "user", "parts": [{"text": "hello"}]}]
 
 
 @dataclass(frozen=True)
-class Model:
+class Model(Facts):
     """Facts of a model."""
 
     upstream: str = "gemini-x"
     max_output_tokens: int | None = 65_536
     capabilities: frozenset[str] = frozenset({"tools", "thinking"})
-    max_tokens_field: str = "max_tokens"
-    unsupported: frozenset[str] = frozenset()
     thinking: str = "budget"
-    efforts: tuple[str, ...] = ()
 
 
 BUDGET = Model()

@@ -15,6 +15,7 @@ from gateway import params
 from gateway.dialects import anthropic, anthropic_seal, blocks
 from gateway.dialects.anthropic import StreamReader, read, read_json
 from gateway.dialects.wire import InvalidBody, InvalidStream
+from tests.gateway.dialects.facts import Facts
 
 RECORDINGS = [
     json.loads(line)
@@ -28,19 +29,18 @@ PDF = {"type": "document", "source": {"type": "base64", "media_type": "applicati
 
 
 @dataclass(frozen=True)
-class Facts:
+class Model(Facts):
+    """A Claude that thinks within a budget."""
+
     upstream: str = "claude-x"
     max_output_tokens: int | None = 64_000
-    capabilities: frozenset = frozenset({"tools", "json_schema"})
-    max_tokens_field: str = "max_tokens"
-    unsupported: frozenset = frozenset()
+    capabilities: frozenset[str] = frozenset({"tools", "json_schema"})
     thinking: str = "budget"
-    efforts: tuple = ()
 
 
 def order(**members):
-    facts = {name: members.pop(name) for name in list(members) if name in Facts.__dataclass_fields__}
-    return blocks.Order(model=Facts(**facts), ours=frozenset(params.OURS), **members)
+    facts = {name: members.pop(name) for name in list(members) if name in Model.__dataclass_fields__}
+    return blocks.Order(model=Model(**facts), ours=frozenset(params.OURS), **members)
 
 
 def body(**members):

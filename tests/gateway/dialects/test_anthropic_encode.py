@@ -31,6 +31,7 @@ from gateway.dialects.blocks import (
     ToolCall,
     ToolResult,
 )
+from tests.gateway.dialects.facts import Facts
 
 PNG = "iVBORw0KGgoAAAA="
 PDF = "JVBERi0xLjQ="
@@ -39,14 +40,12 @@ LOOK = Tool(name="look", description="Looks.", parameters={"type": "object", "pr
 
 
 @dataclass(frozen=True)
-class Facts:
+class Model(Facts):
+    """A Claude that does not think."""
+
     upstream: str = "claude-x"
     max_output_tokens: int | None = 64_000
-    capabilities: frozenset = frozenset({"tools", "json_schema"})
-    max_tokens_field: str = "max_tokens"
-    unsupported: frozenset = frozenset()
-    thinking: str = "none"
-    efforts: tuple = ()
+    capabilities: frozenset[str] = frozenset({"tools", "json_schema"})
 
 
 def user(*content, name=None):
@@ -62,9 +61,9 @@ def system(text):
 
 
 def sent(messages=None, *, order=None, **members):
-    facts = {name: members.pop(name) for name in list(members) if name in Facts.__dataclass_fields__}
+    facts = {name: members.pop(name) for name in list(members) if name in Model.__dataclass_fields__}
     request = blocks.Request(dialect="openai_chat", model="x", messages=messages or [user("hello")], **members)
-    return anthropic_encode.request(request, blocks.Order(model=Facts(**facts), **(order or {})))
+    return anthropic_encode.request(request, blocks.Order(model=Model(**facts), **(order or {})))
 
 
 def body(messages=None, **members):

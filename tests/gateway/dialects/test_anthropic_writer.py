@@ -247,6 +247,7 @@ def test_a_stream_has_anthropics_events_in_anthropics_order():
     )
     assert [event["type"] for event in parsed(stream)] == [
         "message_start",
+        "ping",
         "content_block_start",
         "content_block_delta",
         "content_block_delta",

@@ -28,6 +28,7 @@ from gateway.dialects.blocks import (
     ToolResult,
     Unsupported,
 )
+from tests.gateway.dialects.facts import Facts
 
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()
 PDF = base64.b64encode(b"%PDF-1.7").decode()
@@ -40,16 +41,13 @@ SCHEMA = {"type": "object", "properties": {"answer": {"type": "object", "propert
 
 
 @dataclass(frozen=True)
-class Model:
+class Model(Facts):
     """Facts of a model, as the catalogue states them."""
 
     upstream: str = "us.anthropic.claude-sonnet-4-20250514-v1:0"
     max_output_tokens: int | None = 64_000
     capabilities: frozenset[str] = frozenset({"streaming", "tools", "vision", "caching", "thinking"})
-    max_tokens_field: str = "max_tokens"
-    unsupported: frozenset[str] = frozenset()
     thinking: str = "budget"
-    efforts: tuple[str, ...] = ()
 
 
 def model(*capabilities, **facts):

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from cohere import types
 from hypothesis import HealthCheck, given, settings
 
 from gateway.dialects import blocks, cohere_encode
@@ -268,12 +269,12 @@ def test_parameters_by_coheres_names():
 
 def test_what_cohere_does_not_know_is_left_out_and_reported():
     request = asked(
-        seed=-1, presence_penalty=-0.5, logprobs=True, verbosity="low", user="u", parallel=False, service_tier="flex",
+        seed=-1, presence_penalty=-0.5, top_logprobs=2, verbosity="low", user="u", parallel=False, service_tier="flex",
         stop=list("abcdef"), tools=[ServerTool(dialect="openai_chat", value={}, kind="web_search")],
         extra={"logit_bias": {}, "cache_enabled": True, "priority": 1, "safety_mode": 7},
     )  # fmt: skip
     assert set(dropped(request, ours=frozenset({"cache_enabled"}), credits=True)) == {
-        "seed", "presence_penalty", "logprobs", "verbosity", "user", "parallel_tool_calls", "service_tier", "stop",
+        "seed", "presence_penalty", "top_logprobs", "verbosity", "user", "parallel_tool_calls", "service_tier", "stop",
         "web_search_options", "logit_bias", "priority", "safety_mode",
     }  # fmt: skip
     assert body(request)["stop_sequences"] == list("abcde")
@@ -320,7 +321,6 @@ def test_a_model_that_cannot_think_is_not_told_to():
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(requests, orders)
 def test_whatever_is_asked_the_body_fits_the_types_of_coheres_sdk(request_, order):
-    types = pytest.importorskip("cohere.types")
     roles = {
         "user": types.UserChatMessageV2,
         "assistant": types.AssistantChatMessageV2,

@@ -293,6 +293,16 @@ def test_a_stream_is_one_answer_for_the_trace(frame):
     assert reader.answer() == read_json(reader.assembled())
 
 
+def test_the_probabilities_of_all_events_are_those_of_the_one_answer():
+    reader = StreamReader()
+    for token, logprob, more in (("Hi", -0.25, {}), (" there", -1, {"finishReason": "STOP"})):
+        result = {"chosenCandidates": [{"token": token, "logProbability": logprob}], "logProbabilitySum": logprob}
+        reader.feed(sse(said({"text": token}, logprobsResult=result, **more)))
+    (candidate,) = json.loads(reader.assembled())["candidates"]
+    assert [each["token"] for each in candidate["logprobsResult"]["chosenCandidates"]] == ["Hi", " there"]
+    assert candidate["logprobsResult"]["logProbabilitySum"] == -1.25
+
+
 def test_a_stream_that_never_says_why_it_ended_is_not_complete():
     reader, out = passed(sse(said({"text": "Hel"})) + b'data: {"candidates": [{"con', 1000)
 

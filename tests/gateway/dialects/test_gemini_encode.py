@@ -314,7 +314,7 @@ def test_what_is_left_out_is_named():
         logprobs=True,
         verbosity="low",
         extra={"logit_bias": {}, "metadata": {}},
-        facts=Model(unsupported=frozenset({"top_k"})),
+        facts=Model(unsupported=frozenset({"top_k", "logprobs"})),
     )
 
     assert found.dropped == ["parallel_tool_calls", "top_k", "stop", "logprobs", "verbosity", "logit_bias"]
@@ -327,10 +327,6 @@ def test_the_limit_is_the_one_that_was_held_and_never_more_than_the_model_can():
     request = blocks.Request(dialect="x", model="m", messages=[HI], max_output=5)
     body = json.loads(gemini_encode.request(request, order(max_output=9)).body)
     assert body["generationConfig"] == {"maxOutputTokens": 9}
-
-
-def test_several_answers_at_once_are_refused():
-    assert refused(n=2) == "n"
 
 
 def test_an_answer_in_sound_is_refused():

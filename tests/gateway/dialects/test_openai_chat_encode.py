@@ -1,7 +1,6 @@
 """Promises of `openai_chat_encode`'s requests: what every OpenAI-compatible server takes, and nothing lost unseen."""
 
 import json
-from dataclasses import dataclass
 
 import pytest
 from openai.types.chat import completion_create_params
@@ -29,19 +28,9 @@ from gateway.dialects.blocks import (
     ToolResult,
     Unsupported,
 )
+from tests.gateway.dialects.facts import Facts
 
 PARAMS = TypeAdapter(completion_create_params.CompletionCreateParamsNonStreaming)
-
-
-@dataclass(frozen=True)
-class Facts:
-    upstream: str = "up"
-    max_output_tokens: int | None = None
-    capabilities: frozenset[str] = frozenset({"tools"})
-    max_tokens_field: str = "max_tokens"
-    unsupported: frozenset[str] = frozenset()
-    thinking: str = "none"
-    efforts: tuple[str, ...] = ()
 
 
 USER = Message(role="user", blocks=[Text("hi")])

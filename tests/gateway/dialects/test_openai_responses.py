@@ -1,7 +1,6 @@
 """Promises of `gateway.dialects.openai_responses`: requests stay the bytes they were, streams are read beside."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -22,23 +21,11 @@ from gateway.dialects.openai_responses import (
 from gateway.dialects.openai_responses_decode import answer
 from gateway.dialects.openai_responses_seal import SEAL
 from gateway.dialects.wire import InvalidBody
+from tests.gateway.dialects.facts import Gpt
 
 LINES = (Path(__file__).parents[2] / "recordings" / "responses_streams.jsonl").read_text().splitlines()
 RECORDED = {row["name"]: row["stream"].encode() for row in map(json.loads, LINES)}
 OURS = frozenset({"metadata", "prompt", "customer_identifier", "respan_params"})
-
-
-@dataclass(frozen=True)
-class Model:
-    """Facts of a model, as the catalogue states them."""
-
-    upstream: str = "gpt-5"
-    max_output_tokens: int | None = 128_000
-    capabilities: frozenset[str] = frozenset({"streaming", "tools", "thinking"})
-    max_tokens_field: str = "max_completion_tokens"
-    unsupported: frozenset[str] = frozenset()
-    thinking: str = "effort"
-    efforts: tuple[str, ...] = ()
 
 
 def body(**members):
@@ -46,7 +33,7 @@ def body(**members):
 
 
 def order(**members):
-    return blocks.Order(**{"model": Model(), "ours": OURS} | members)
+    return blocks.Order(**{"model": Gpt(), "ours": OURS} | members)
 
 
 def sent(raw, **members):
@@ -122,7 +109,7 @@ def test_an_untouched_request_is_the_same_bytes():
 
 
 def test_the_model_and_the_limit_are_the_gateways_and_its_own_members_stay_here():
-    members = sent(body(customer_identifier="c", max_output_tokens=9), model=Model(upstream="up"), max_output=5)
+    members = sent(body(customer_identifier="c", max_output_tokens=9), model=Gpt(upstream="up"), max_output=5)
     assert members == {"model": "up", "input": "hello", "max_output_tokens": 5}
 
 
@@ -139,7 +126,7 @@ def test_metadata_goes_on_only_with_a_response_that_is_stored():
 
 
 def test_what_the_model_refuses_is_dropped_by_this_apis_name_and_reported():
-    model = Model(unsupported=frozenset({"temperature", "reasoning_effort", "max_tokens", "stop"}))
+    model = Gpt(unsupported=frozenset({"temperature", "reasoning_effort", "max_tokens", "stop"}))
     passed = forward(read(body(temperature=1, reasoning={"effort": "low"}, max_output_tokens=5)), order(model=model))
 
     assert json.loads(passed.body) == {"model": "gpt-5", "input": "hello", "max_output_tokens": 5}
@@ -170,7 +157,7 @@ def test_on_credits_nothing_is_stored_and_nothing_changes_the_price():
 
 
 def test_on_credits_encrypted_reasoning_is_asked_of_models_that_reason_only():
-    model = Model(capabilities=frozenset({"streaming"}))
+    model = Gpt(capabilities=frozenset({"streaming"}))
     assert "include" not in sent(body(), model=model, credits=True)
 
 

@@ -1,7 +1,6 @@
 """Promises of the Responses dialect's encoding: requests to providers; answers and streams, judged by OpenAI's SDK."""
 
 import json
-from dataclasses import dataclass
 
 import httpx2
 import openai
@@ -44,30 +43,18 @@ from gateway.dialects.openai_responses_decode import StreamDecoder
 from gateway.dialects.openai_responses_decode import request as decode_request
 from gateway.dialects.openai_responses_encode import StreamWriter, answer, request
 from gateway.dialects.wire import Context
+from tests.gateway.dialects.facts import Gpt
 
 OURS = "openai_responses"
 CONTEXT = Context(call_id="0a1b2c", created=1_700_000_000)
 EVENT = TypeAdapter(ResponseStreamEvent)
 
 
-@dataclass(frozen=True)
-class Model:
-    """Facts of a model, as the catalogue states them."""
-
-    upstream: str = "gpt-5"
-    max_output_tokens: int | None = 128_000
-    capabilities: frozenset[str] = frozenset({"streaming", "tools", "thinking"})
-    max_tokens_field: str = "max_completion_tokens"
-    unsupported: frozenset[str] = frozenset()
-    thinking: str = "effort"
-    efforts: tuple[str, ...] = ()
-
-
 def written(*messages, model=None, order=None, **members):
     """Return what is sent for a conversation, and the `Sent` itself."""
     turns = list(messages) or [Message("user", [Text("hi")])]
     asked = blocks.Request(dialect="openai_chat", model="m", messages=turns, **members)
-    sent = request(asked, blocks.Order(model=model or Model(), **(order or {})))
+    sent = request(asked, blocks.Order(model=model or Gpt(), **(order or {})))
     return json.loads(sent.body), sent
 
 
@@ -151,7 +138,7 @@ def test_a_summary_that_came_as_a_block_of_its_own_returns_with_its_reasoning():
 
 def test_a_request_of_system_messages_alone_has_an_input():
     asked = blocks.Request(dialect="openai_chat", model="m", messages=[], system=[Text("Say hi.")])
-    body = json.loads(request(asked, blocks.Order(model=Model())).body)
+    body = json.loads(request(asked, blocks.Order(model=Gpt())).body)
     assert body["input"][0]["role"] == "developer"
     assert "instructions" not in body
 
@@ -229,7 +216,6 @@ def test_parameters_have_their_place_and_the_rest_is_reported():
         stop=["x"],
         seed=1,
         top_k=3,
-        logprobs=True,
         extra={"prompt_cache_key": "k", "logit_bias": {}, "respan_own": 1},
         order={"ours": frozenset({"respan_own"})},
     )
@@ -240,7 +226,7 @@ def test_parameters_have_their_place_and_the_rest_is_reported():
     }
     assert len(body["safety_identifier"]) == 64
     assert (body["service_tier"], body["temperature"], body["prompt_cache_key"]) == ("flex", 0.5, "k")
-    assert sent.dropped == ["top_k", "stop", "seed", "logprobs", "logit_bias"]
+    assert sent.dropped == ["top_k", "stop", "seed", "logit_bias"]
 
 
 @pytest.mark.parametrize(
@@ -256,7 +242,7 @@ def test_parameters_have_their_place_and_the_rest_is_reported():
     ],
 )
 def test_reasoning_is_asked_for_by_effort(asked, efforts, reasoning):
-    body, _ = written(reasoning=asked, model=Model(efforts=efforts))
+    body, _ = written(reasoning=asked, model=Gpt(efforts=efforts))
     assert body["reasoning"] == reasoning
     assert body["include"] == ["reasoning.encrypted_content"]
 
@@ -268,7 +254,7 @@ def test_sampling_is_dropped_where_reasoning_was_asked_for():
 
 
 def test_a_model_that_does_not_reason_is_not_asked_to():
-    model = Model(capabilities=frozenset({"streaming", "tools"}), thinking="none")
+    model = Gpt(capabilities=frozenset({"streaming", "tools"}), thinking="none")
     body, sent = written(reasoning=Reasoning(effort="low"), model=model)
     assert not body.keys() & {"reasoning", "include"}
     assert sent.dropped == ["reasoning_effort"]
