@@ -18,6 +18,7 @@ from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import Group
+from django.core.exceptions import PermissionDenied
 from django.db.models import Count, Model, Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect
@@ -28,7 +29,8 @@ from unfold.admin import TabularInline
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 from unfold.paginator import InfinitePaginator
 
-from accounts import audit, console, keys, signup
+from accounts import audit, console, factors, keys, signup
+from accounts.forms import ReasonForm
 from accounts.models import ApiKey, AuditEvent, Invitation, Membership, Organization, User
 
 # Django's admin classes take parameters only in the type checker's eyes.
@@ -79,6 +81,59 @@ class UserAdmin(AnyUserAdmin, console.Table):
     )
     add_fieldsets = ((None, {"classes": ("wide",), "fields": ("email", "name", "password1", "password2")}),)
     actions = ("make_reset_links",)
+    change_form_outer_before_template = "admin/console_actions.html"
+
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view(self.reset_factors)
+        return [path("<int:pk>/second-factors/", view, name="accounts_user_second_factors"), *super().get_urls()]
+
+    def change_view(self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None) -> Any:
+        links = []
+        has_factors = object_id.isdecimal() and Authenticator.objects.filter(user_id=object_id).exists()
+        if has_factors and object_id != str(request.user.pk):
+            url = reverse("admin:accounts_user_second_factors", args=[object_id])
+            links = [("Remove the second factors", url, "danger")]
+        return super().change_view(request, object_id, form_url, {"console_actions": links, **(extra_context or {})})
+
+    @console.fresh
+    def reset_factors(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """Ask why, then take away the second factors of somebody who has lost them."""
+        user, actor = get_object_or_404(User, pk=pk), console.require_operator(request)
+        if user.pk == actor.pk:
+            raise PermissionDenied("Your own second factors are yours to remove: under Account, with a code.")
+        back = reverse("admin:accounts_user_change", args=[pk])
+        form = ReasonForm(request.POST if request.method == "POST" else None)
+        if form.is_valid():
+            reason, address = form.cleaned_data["reason"], audit.client_address(request)
+            try:
+                browsers = factors.reset(user, actor=actor, reason=reason, address=address)
+            except factors.NoFactors:
+                self.message_user(request, f"{user.email} has no second factor: nothing was changed.", messages.WARNING)
+            else:
+                said = f"{user.email} signs in with the password alone now, and was signed out of {browsers} browsers."
+                self.message_user(request, said)
+            return redirect(back)
+        facts = factors.facts(user)
+        return console.form_page(
+            self,
+            request,
+            form,
+            title="Remove second factors",
+            button="Remove the second factors",
+            lead=[
+                "For somebody who has lost them: make sure by another way that it is they who ask. Whoever knows the "
+                "password can then sign in with it alone.",
+                "They are signed out everywhere. Their organizations see in the audit log that you did it, and why.",
+            ],
+            about=[
+                ("User", user.email),
+                ("Authenticator app", "yes" if facts["app"] else "no"),
+                ("Passkeys", facts["passkeys"]),
+                ("Recovery codes left", facts["codes"]),
+            ],
+            back=back,
+            danger=True,
+        )
 
     def save_model(self, request: HttpRequest, obj: User, form: Any, change: bool) -> None:
         super().save_model(request, obj, form, change)

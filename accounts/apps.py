@@ -1,4 +1,4 @@
-"""Django's entry of this app: connects the receivers that record sign-ins and password changes."""
+"""Django's entry of this app: connects the receivers that record sign-ins and seal second factors."""
 
 from django.apps import AppConfig
 
@@ -7,4 +7,4 @@ class AccountsConfig(AppConfig):
     name = "accounts"
 
     def ready(self) -> None:
-        from accounts import signin  # noqa: F401  (its receivers connect on import)
+        from accounts import factor_sealing, signin  # noqa: F401  (their receivers connect on import)

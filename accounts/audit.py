@@ -51,7 +51,10 @@ ACTIONS = {
     # What they did stays, under no name.
     "user.deleted": "Deleted their account",
     "user.reset_link_made": "Made a password reset link for somebody (operator)",
+    # The target has lost their phone, say; the detail has the reason.
+    "user.second_factors_reset": "Removed somebody's second factors (operator)",
     "api_key.created": "Created an API key",
+    "api_key.changed": "Changed an API key",
     "api_key.rotated": "Rotated an API key",
     "api_key.revoked": "Revoked an API key",
     # The detail names the fields.

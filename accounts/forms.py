@@ -5,7 +5,7 @@ Neighbours: `views.py`, `signup.py`, django-allauth (`ACCOUNT_FORMS`).
 
 import uuid
 from datetime import UTC, datetime, time, timedelta
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from allauth.account.adapter import get_adapter
 from allauth.account.forms import SignupForm as AllauthSignupForm
@@ -20,6 +20,7 @@ from django.shortcuts import redirect
 from django.utils import timezone
 
 from accounts import audit, invitations, signup
+from accounts.key_settings import Settings
 from accounts.models import ApiKey, Environment, Scope, User, all_scopes
 from accounts.signin_forms import PASSWORD_RULES, Worded
 
@@ -119,61 +120,56 @@ class DeleteAccountForm(forms.Form):
         return password
 
 
+class ReasonForm(forms.Form):
+    """Why an operator does something to somebody."""
+
+    reason = forms.CharField(
+        max_length=500,
+        help_text="How you know that it is they who ask. Their organizations read it in the audit log.",
+        widget=forms.TextInput(attrs={"autocomplete": "off"}),
+    )
+
+
 class Expiry(forms.ChoiceField):
     """Presets of an API key's life."""
 
     NEVER, TWO_WEEKS, THIRTY_DAYS, NINETY_DAYS, CUSTOM = "never", "14", "30", "90", "custom"
+    # Only where a key has an end already.
+    UNCHANGED = "unchanged"
+    PRESETS = (
+        (NEVER, "Never"),
+        (TWO_WEEKS, "In 2 weeks"),
+        (THIRTY_DAYS, "In 30 days"),
+        (NINETY_DAYS, "In 90 days"),
+        (CUSTOM, "On a date"),
+    )
 
     def __init__(self) -> None:
-        super().__init__(
-            label="Expires",
-            initial=self.NEVER,
-            choices=[
-                (self.NEVER, "Never"),
-                (self.TWO_WEEKS, "In 2 weeks"),
-                (self.THIRTY_DAYS, "In 30 days"),
-                (self.NINETY_DAYS, "In 90 days"),
-                (self.CUSTOM, "On a date"),
-            ],
-        )
+        super().__init__(label="Expires", initial=self.NEVER, choices=self.PRESETS)
 
 
 class Access(forms.ChoiceField):
     """Which scopes an API key gets; a form that does not ask gives all of them."""
 
+    PRESETS = (
+        (f"{Scope.CALL},{Scope.LOGS}", "Call models and read logs"),
+        (Scope.CALL.value, "Call models only"),
+        (Scope.LOGS.value, "Read logs only"),
+        (f"{Scope.LOGS},{Scope.MANAGE}", "Read logs and change limits"),
+        (f"{Scope.CALL},{Scope.LOGS},{Scope.MANAGE}", "Call models, read logs and change limits"),
+    )
+
     def __init__(self) -> None:
-        super().__init__(
-            label="May",
-            required=False,
-            initial=f"{Scope.CALL},{Scope.LOGS}",
-            choices=[
-                (f"{Scope.CALL},{Scope.LOGS}", "Call models and read logs"),
-                (Scope.CALL.value, "Call models only"),
-                (Scope.LOGS.value, "Read logs only"),
-                (f"{Scope.LOGS},{Scope.MANAGE}", "Read logs and change limits"),
-                (f"{Scope.CALL},{Scope.LOGS},{Scope.MANAGE}", "Call models, read logs and change limits"),
-            ],
-        )
+        super().__init__(label="May", required=False, initial=self.PRESETS[0][0], choices=self.PRESETS)
 
     def clean(self, value: Any) -> list[str]:
         chosen = super().clean(value)
         return chosen.split(",") if chosen else all_scopes()
 
 
-class ApiKeyForm(forms.Form):
-    """A new API key. `request_id` makes a form that is sent twice create one key."""
+class _Expiring(forms.Form):
+    """Turns a preset (`expiry`) or a date into `expires_at`."""
 
-    name = forms.CharField(
-        max_length=120,
-        help_text="For you to recognise it, for example the app that uses it.",
-        widget=forms.TextInput(attrs={"autocomplete": "off", "autofocus": True, "dir": "auto"}),
-    )
-    environment = forms.ChoiceField(
-        choices=Environment.choices,
-        initial=Environment.PRODUCTION,
-        help_text="Only separates the records: test keys call the same providers and spend the same credits.",
-    )
-    scopes = Access()
     expiry = Expiry()
     expires_on = forms.DateField(
         label="Expiry date",
@@ -181,15 +177,8 @@ class ApiKeyForm(forms.Form):
         help_text="The last day on which the key works, in UTC.",
         widget=forms.DateInput(attrs={"type": "date"}, format="%Y-%m-%d"),
     )
-    zero_retention = forms.BooleanField(
-        label="Zero retention",
-        required=False,
-        help_text="Logs keep figures only: time, tokens, cost. Nothing of what was asked or answered is stored.",
-    )
-    request_id = forms.UUIDField(widget=forms.HiddenInput, initial=uuid.uuid4)
 
     def clean(self) -> dict[str, Any]:
-        """Turn preset and date into `expires_at`."""
         data = self.cleaned_data
         data["expires_at"] = None
         expiry = data.get("expiry")
@@ -211,6 +200,66 @@ class ApiKeyForm(forms.Form):
         else:
             return datetime.combine(day + timedelta(days=1), time.min, tzinfo=UTC)
         return None
+
+
+class ApiKeyForm(_Expiring):
+    """A new API key. `request_id` makes a form that is sent twice create one key."""
+
+    name = forms.CharField(
+        max_length=120,
+        help_text="For you to recognise it, for example the app that uses it.",
+        widget=forms.TextInput(attrs={"autocomplete": "off", "autofocus": True, "dir": "auto"}),
+    )
+    environment = forms.ChoiceField(
+        choices=Environment.choices,
+        initial=Environment.PRODUCTION,
+        help_text="Only separates the records: test keys call the same providers and spend the same credits.",
+    )
+    scopes = Access()
+    zero_retention = forms.BooleanField(
+        label="Zero retention",
+        required=False,
+        help_text="Logs keep figures only: time, tokens, cost. Nothing of what was asked or answered is stored.",
+    )
+    request_id = forms.UUIDField(widget=forms.HiddenInput, initial=uuid.uuid4)
+
+
+class ChangeKeyForm(_Expiring):
+    """Other settings for an API key. `seen`: the mark of those its reader saw, nobody undoes what they never saw."""
+
+    name = forms.CharField(
+        max_length=120,
+        widget=forms.TextInput(attrs={"autocomplete": "off", "autofocus": True, "dir": "auto"}),
+    )
+    scopes = Access()
+    seen = forms.CharField(max_length=40, widget=forms.HiddenInput)
+
+    def __init__(self, *args: Any, api_key: ApiKey, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.api_key, now = api_key, Settings.of(api_key)
+        access = ",".join(now.scopes)
+        begun = Expiry.NEVER if now.expires_at is None else Expiry.UNCHANGED
+        self.initial = {"name": now.name, "scopes": access, "expiry": begun, "seen": now.mark}
+        may, expiry = cast(Access, self.fields["scopes"]), cast(Expiry, self.fields["expiry"])
+        # Nothing chosen gives a new key all scopes: a key that has some must not get more by being left out.
+        may.required = True
+        if access not in dict(Access.PRESETS):
+            words = ", ".join(Scope(scope).label.lower() for scope in now.scopes).capitalize()
+            may.choices = [(access, words), *Access.PRESETS]
+        if now.expires_at is not None:
+            until = f"Unchanged: {now.expires_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+            expiry.choices = [(Expiry.UNCHANGED, until), *Expiry.PRESETS]
+
+    def clean(self) -> dict[str, Any]:
+        data = super().clean()
+        if data.get("expiry") == Expiry.UNCHANGED:
+            data["expires_at"] = self.api_key.expires_at
+        return data
+
+    def settings(self) -> Settings:
+        """Return what the reader wants the key to be."""
+        data = self.cleaned_data
+        return Settings(data["name"], tuple(data["scopes"]), data["expires_at"])
 
 
 class RotateForm(forms.Form):

@@ -1,11 +1,12 @@
-"""API keys: issue, rotate, revoke, verify. The one place where a presented key becomes a `Caller`.
+"""API keys: issue, change, rotate, revoke, verify. The one place where a presented key becomes a `Caller`.
 
 A key is `rsp_live_` or `rsp_test_`, 32 random base 62 characters (190 bits) and 6 of CRC32 over what precedes, so junk
 is refused without the database. Stored is HMAC-SHA256 under RESPAN_KEY_PEPPER; the key itself is shown once and kept
-nowhere. A verified key is remembered in this process for 5 seconds, so a revocation reaches every process within them;
+nowhere. A verified key is remembered in this process for 5 seconds, so a revocation or a change of what a key may do
+reaches every process within them;
 with the database down what was verified in the last 10 minutes stays good. Expiry is checked at every use.
-Says what a caller may do (scopes), never checks it. Neighbours: `authentication.py` (headers and scopes), `views.py`
-(pages), `respan.pool`.
+Says what a caller may do (scopes), never checks it. Neighbours: `authentication.py` (headers and scopes),
+`key_settings.py` (what of a key can be changed), `views.py` (pages), `respan.pool`.
 """
 
 import asyncio
@@ -28,6 +29,7 @@ from django.conf import settings
 from django.db import DatabaseError, IntegrityError, InterfaceError, connection, transaction
 
 from accounts import audit
+from accounts.key_settings import Settings
 from accounts.models import ApiKey, Environment, Organization, Scope, User, all_scopes
 from respan import pool
 from respan.errors import Error
@@ -76,6 +78,14 @@ class AlreadyIssued(Exception):
 
 class AlreadyRevoked(Exception):
     """A revoked key cannot be rotated: there is nothing left to replace."""
+
+
+class NoLongerChangeable(Exception):
+    """A key that is revoked, expired or rotated stays what it was: to work on, it would have to come back to life."""
+
+
+class ChangedMeanwhile(Exception):
+    """The key is no longer what it was when its settings were read: somebody else was quicker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +241,46 @@ def rotate(
         )
         transaction.on_commit(lambda: _forget(old.pk))
     return issued
+
+
+def is_changeable(api_key: ApiKey, *, now: datetime) -> bool:
+    """Tell whether a key's settings can still be changed: it works, and no other has taken its place."""
+    is_over = api_key.revoked_at is not None or (api_key.expires_at is not None and api_key.expires_at <= now)
+    return not is_over and api_key.replaced_by_id is None
+
+
+def change(
+    *, api_key: ApiKey, to: Settings, seen: str, actor: User | None, now: datetime, address: str | None = None
+) -> bool:
+    """Give a key other settings, if they are still those with the mark `seen`; tell whether anything was different.
+
+    In force like a revocation: here at once, in every other process within 5 seconds.
+    Raises: NoLongerChangeable; ChangedMeanwhile; ValueError for an unknown scope, none, or an end that is past.
+    """
+    scopes = {Scope(scope).value for scope in to.scopes}
+    if not scopes or (to.expires_at is not None and to.expires_at <= now):
+        raise ValueError("a key may do something, for some time")
+    with transaction.atomic():
+        row = ApiKey.objects.select_for_update().get(pk=api_key.pk)
+        if not is_changeable(row, now=now):
+            raise NoLongerChangeable
+        before = Settings.of(row)
+        if before.mark != seen:
+            raise ChangedMeanwhile
+        if to == before:
+            return False
+        row.name, row.scopes, row.expires_at = to.name, list(to.scopes), to.expires_at
+        row.save(update_fields=["name", "scopes", "expires_at"])
+        audit.record(
+            organization=api_key.organization,
+            actor=actor,
+            action="api_key.changed",
+            target=row.public_id,
+            detail={"name": to.name, **to.beside(before)},
+            address=address,
+        )
+        transaction.on_commit(lambda: _forget(row.pk))
+    return True
 
 
 def revoke(*, api_key: ApiKey, actor: User | None, now: datetime, address: str | None = None) -> None:

@@ -18,6 +18,7 @@ urlpatterns = [
     path("platform/environment/", views.switch_environment, name="environment-switch"),
     path("platform/api/api-keys/", views.api_keys, name="api-keys"),
     path("platform/api/api-keys/new/", views.new_api_key, name="api-key-new"),
+    path("platform/api/api-keys/<slug:public_id>/change/", views.change_api_key, name="api-key-change"),
     path("platform/api/api-keys/<slug:public_id>/rotate/", views.rotate_api_key, name="api-key-rotate"),
     path("platform/api/api-keys/<slug:public_id>/revoke/", views.revoke_api_key, name="api-key-revoke"),
     path("platform/members/", member_views.members_page, name="members"),

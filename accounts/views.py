@@ -23,7 +23,7 @@ from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from accounts import audit, keys, signup, tenancy
-from accounts.forms import ApiKeyForm, OrganizationForm, RevokeForm, RotateForm
+from accounts.forms import ApiKeyForm, ChangeKeyForm, OrganizationForm, RevokeForm, RotateForm
 from accounts.models import ApiKey, Environment, Membership, Role, Scope
 from accounts.tenancy import MemberRequest, has_role, require_role
 from respan import pages
@@ -34,7 +34,7 @@ _GONE_SHOWN = 20
 
 
 def may_revoke(membership: Membership, api_key: ApiKey) -> bool:
-    """Tell whether a member may revoke or rotate a key: admins every key, members those they created."""
+    """Tell whether a member may change, rotate or revoke a key: admins every key, members those they created."""
     return has_role(membership, Role.ADMIN) or api_key.created_by_id == membership.user_id
 
 
@@ -134,7 +134,7 @@ def _key_list(request: MemberRequest, *, now: datetime) -> HttpResponse:
 
 
 def _changeable_key(request: MemberRequest, public_id: str, what: str) -> ApiKey:
-    """Return a key this member may rotate or revoke. Raises: Http404; PermissionDenied."""
+    """Return a key this member may change, rotate or revoke. Raises: Http404; PermissionDenied."""
     api_key = get_object_or_404(ApiKey, organization=request.membership.organization, public_id=public_id)
     if not may_revoke(request.membership, api_key):
         raise PermissionDenied(f"Members can {what} only the keys they created.")
@@ -154,6 +154,48 @@ def revoke_api_key(request: MemberRequest, public_id: str) -> HttpResponse:
     keys.revoke(api_key=api_key, actor=request.user, now=timezone.now(), address=audit.client_address(request))
     messages.success(request, f"“{api_key.name}” is revoked. Calls with it are refused within 5 seconds.")
     return _to_the_list(request)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@require_role(Role.MEMBER)
+def change_api_key(request: MemberRequest, public_id: str) -> HttpResponse:
+    """Show a key's name, scopes and end, and change them; never its secret, never its environment."""
+    api_key, now = _changeable_key(request, public_id, "change"), timezone.now()
+    form = ChangeKeyForm(request.POST if request.method == "POST" else None, api_key=api_key)
+    if not keys.is_changeable(api_key, now=now) or not form.is_valid():
+        status = HTTPStatus.BAD_REQUEST if request.method == "POST" else HTTPStatus.OK
+        return _change_form(request, api_key, form, now=now, status=status)
+    try:
+        changed = keys.change(
+            api_key=api_key,
+            to=form.settings(),
+            seen=form.cleaned_data["seen"],
+            actor=request.user,
+            now=now,
+            address=audit.client_address(request),
+        )
+    except (keys.ChangedMeanwhile, keys.NoLongerChangeable):
+        api_key.refresh_from_db()
+        anew = ChangeKeyForm(api_key=api_key)
+        return _change_form(request, api_key, anew, now=now, status=HTTPStatus.CONFLICT, was_late=True)
+    if changed:
+        messages.success(request, f"“{form.settings().name}” is changed. Calls with it see that within 5 seconds.")
+    else:
+        messages.info(request, f"“{api_key.name}” is as it was: nothing was different.")
+    return _to_the_list(request)
+
+
+def _change_form(
+    request: MemberRequest, api_key: ApiKey, form: ChangeKeyForm, *, now: datetime, status: int, was_late: bool = False
+) -> HttpResponse:
+    context = {
+        "api_key": api_key,
+        "form": form,
+        "is_changeable": keys.is_changeable(api_key, now=now),
+        "was_late": was_late,
+        "in_dialog": pages.wants_fragment(request),
+    }
+    return pages.render(request, "accounts/api_key_change.html", context, status=status)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])

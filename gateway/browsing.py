@@ -306,6 +306,31 @@ def get(catalog: Catalog, name: str, *, own: Iterable[Key]) -> list[Row]:
     return [listed[model.provider, model.id] for model in catalog.find(name)]
 
 
+def elsewhere(catalog: Catalog, row: Row) -> list[Row]:
+    """Return the models of other providers that go by the same name, vendors before those who serve everybody's.
+
+    A maker's prefix in front (`openai/gpt-oss-120b`) counts as no part of it.
+    """
+    if row.model.provider == CUSTOM:
+        return []
+    alike = {each for name in _short_names(row.model) for each in _by_short_name(catalog).get(name, ())}
+    others = [each for each in alike if each.provider_id != row.provider_id and each.model.kind == row.model.kind]
+    return sorted(others, key=lambda each: (catalog.providers[each.provider_id].rank, each.name))
+
+
+def _short_names(model: Model) -> set[str]:
+    return {name.rpartition("/")[2].casefold() for name in (model.id, *model.aliases)}
+
+
+@lru_cache(maxsize=2)
+def _by_short_name(catalog: Catalog) -> dict[str, tuple[Row, ...]]:
+    found: dict[str, tuple[Row, ...]] = {}
+    for row in rows(catalog):
+        for name in _short_names(row.model):
+            found[name] = (*found.get(name, ()), row)
+    return found
+
+
 @lru_cache(maxsize=2)
 def _by_id(catalog: Catalog) -> dict[tuple[str, str], Row]:
     return {(row.provider_id, row.model.id): row for row in rows(catalog)}

@@ -3,14 +3,10 @@
 A key is encrypted with AES-256-GCM under the first key of `RESPAN_KEYS`, bound by its associated data to organization,
 provider, credential and origin: a row moved to another tenant, or a base URL that points elsewhere, does not open.
 This is the only module that sees a provider key in the clear, as a `Secret` that no log, page or pickle can show.
-Neighbours: `models.py` (the table), `routing.py` and `call.py` (which key pays), `views.py` and `admin.py` (people),
-`rotation.py` (a new key ring), `probe.py` (a test call).
+Neighbours: `respan.sealing` (the envelope), `models.py` (the table), `routing.py` and `call.py` (which key pays),
+`views.py` and `admin.py` (people), `rotation.py` (a new key ring), `probe.py` (a test call).
 """
 
-import base64
-import binascii
-import os
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,11 +18,6 @@ from uuid import UUID, uuid5
 
 import psycopg
 import structlog
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
@@ -49,8 +40,9 @@ from gateway.entered import (
 from gateway.models import Credential
 from gateway.providers import catalog
 from gateway.routing import CUSTOM
-from respan import ids, pool
+from respan import ids, pool, sealing
 from respan.errors import Error
+from respan.sealing import InvalidKeyRing as InvalidKeyRing
 from respan.shared import Shared
 
 log = structlog.get_logger(__name__)
@@ -59,15 +51,8 @@ FRESH_S = 5.0
 STALE_S = 600.0
 OPEN_S = 60.0
 _MAX_CACHED = 10_000
-_FORMAT = "v1"
 _PURPOSE = "provider-key"
-_NONCE_BYTES = 12
-_KID = re.compile(r"[A-Za-z0-9_-]{1,32}")
 _FROM_ENVIRONMENT = "environment"
-
-
-class InvalidKeyRing(Exception):
-    """RESPAN_KEYS cannot be used. The message never shows a key."""
 
 
 class CredentialUnreadable(Error):
@@ -167,11 +152,8 @@ _opened: "dict[Stored, tuple[Secret, float]]" = {}
 
 
 def seal(secret: Secret, binding: bytes) -> str:
-    """Encrypt under the first key of the ring; the text is `v1.<kid>.<base64 of nonce and ciphertext>`."""
-    kid, cipher = next(iter(_key_ring(settings.RESPAN_KEYS).items()))
-    nonce = os.urandom(_NONCE_BYTES)
-    ciphertext = cipher.encrypt(nonce, secret.reveal().encode(), binding)
-    return f"{_FORMAT}.{kid}.{base64.urlsafe_b64encode(nonce + ciphertext).decode()}"
+    """Encrypt under the first key of the ring. Raises: InvalidKeyRing."""
+    return sealing.seal(secret.reveal(), purpose=_PURPOSE, binding=binding)
 
 
 def unseal(sealed: str, binding: bytes) -> Secret:
@@ -179,46 +161,15 @@ def unseal(sealed: str, binding: bytes) -> Secret:
 
     Raises: CredentialUnreadable, whatever is wrong.
     """
-    version, _, rest = sealed.partition(".")
-    kid, _, body = rest.partition(".")
-    cipher = _key_ring(settings.RESPAN_KEYS).get(kid)
-    if version != _FORMAT or cipher is None:
-        raise CredentialUnreadable
     try:
-        data = base64.b64decode(body, altchars=b"-_", validate=True)
-        # The last character of base64 has spare bits: only the canonical spelling counts.
-        if base64.urlsafe_b64encode(data).decode() != body:
-            raise CredentialUnreadable
-        return Secret(cipher.decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], binding).decode())
-    except (binascii.Error, ValueError, InvalidTag):
+        return Secret(sealing.unseal(sealed, purpose=_PURPOSE, binding=binding))
+    except sealing.Unreadable:
         raise CredentialUnreadable from None
-
-
-@lru_cache(maxsize=4)
-def _key_ring(text: str) -> dict[str, AESGCM]:
-    """Read `kid:base64 of 32 bytes, ...`; each cipher is derived for this purpose alone.
-
-    Raises: InvalidKeyRing.
-    """
-    ring: dict[str, AESGCM] = {}
-    for number, entry in enumerate(filter(None, (part.strip() for part in text.split(","))), start=1):
-        kid, _, encoded = entry.partition(":")
-        try:
-            key = base64.b64decode(encoded, validate=True)
-        except (binascii.Error, ValueError):
-            key = b""
-        if not _KID.fullmatch(kid) or len(key) != 32 or kid in ring:
-            raise InvalidKeyRing(f"RESPAN_KEYS: entry {number} is not `kid:base64 of 32 bytes` with a kid of its own")
-        derived = HKDF(algorithm=SHA256(), length=32, salt=None, info=f"respan {_PURPOSE}".encode()).derive(key)
-        ring[kid] = AESGCM(derived)
-    if not ring:
-        raise InvalidKeyRing("RESPAN_KEYS is empty: provider keys cannot be sealed. `manage.py up` generates one.")
-    return ring
 
 
 def seals_with() -> str:
     """Return what every text sealed under the first key of the ring begins with. Raises: InvalidKeyRing."""
-    return f"{_FORMAT}.{next(iter(_key_ring(settings.RESPAN_KEYS)))}."
+    return sealing.begins_with(_PURPOSE)
 
 
 def reseal(stored: Stored) -> str:
@@ -229,13 +180,7 @@ def reseal(stored: Stored) -> str:
 def _binding(stored: Stored, base_url: str) -> bytes:
     """Return the associated data of a credential at a server."""
     owner = "platform" if stored.organization_id is None else str(stored.organization_id)
-    return _length_prefixed(_PURPOSE, _FORMAT, owner, stored.provider, stored.public_id, origin(base_url))
-
-
-@lru_cache(maxsize=2_000)
-def _length_prefixed(*parts: str) -> bytes:
-    """Join texts, each with its length before it, so that no two lists of them come out the same."""
-    return b"".join(len(part.encode()).to_bytes(4, "big") + part.encode() for part in parts)
+    return sealing.binding(_PURPOSE, sealing.FORMAT, owner, stored.provider, stored.public_id, origin(base_url))
 
 
 @lru_cache(maxsize=2_000)

@@ -14,7 +14,7 @@ from typing import Any, Self, TypedDict
 import msgspec
 
 from gateway.providers import Catalog, Model, Provider
-from gateway.routing import CUSTOM, Key, PaidBy
+from gateway.routing import CUSTOM, WRITTEN, Key, PaidBy
 
 _encode = msgspec.json.Encoder(decimal_format="number").encode
 
@@ -66,7 +66,8 @@ class Reach:
             return "own_key"
         if model.free and keyless:
             return "free"
-        if not model.free and model.rates is not None and (keyless or _opens(self.platform, model)):
+        is_sold = not model.free and model.rates is not None and not model.unpriced & WRITTEN
+        if is_sold and (keyless or _opens(self.platform, model)):
             return "credits"
         return None
 

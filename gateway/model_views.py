@@ -1,15 +1,17 @@
 """The Models pages: the whole catalogue as one table with filters and a comparison, and a page for each model.
 
-Every member may read them. Each view translates the address, asks `browsing.py`, and answers with a page or the part of
-it that htmx refreshes. Which models can be called comes from the organization's keys and the operator's. Neighbours:
-`browsing.py` (rows, order), `snippets.py`, `billing.prices` (what a model has cost).
+A model's page is also what the table's drawer shows (htmx asks for it). Every member may read them. Each view
+translates the address, asks `browsing.py`, and answers with a page or the part of it that htmx refreshes. Which models
+can be called comes from the organization's keys and the operator's. Neighbours: `browsing.py` (rows, order),
+`standing.py` (whether a call would be answered now), `snippets.py`, `billing.prices` (what a model has cost).
 """
 
-from datetime import date
+from datetime import date, datetime
 from functools import lru_cache
 from typing import Any, Final
 
 from django.conf import settings
+from django.db.models import Q
 from django.http import Http404, HttpResponse
 from django.shortcuts import redirect
 from django.template.loader import render_to_string
@@ -17,9 +19,9 @@ from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_safe
 
-from accounts.models import Role
+from accounts.models import ApiKey, Role, Scope
 from accounts.tenancy import MemberRequest, has_role, require_role
-from billing import prices
+from billing import ledger, prices
 from billing.usage import Rates
 from gateway import browsing, credentials, snippets
 from gateway.browsing import Mark, Row, Wanted
@@ -28,6 +30,7 @@ from gateway.listing import Reach
 from gateway.models import Credential
 from gateway.providers import RANK, catalog
 from gateway.routing import CUSTOM, PaidBy
+from gateway.standing import Facts
 from respan import pages
 
 # The table's columns: name in the address, head, whether it holds numbers.
@@ -56,6 +59,12 @@ _FURTHER: Final = (
     Mark("json_schema", "file-text", "JSON by a schema"),
     Mark("streaming", "activity", "Streaming"),
 )
+# What a price is not known of, so that calls on credits cannot ask for it; `UNPRICED` of providers.py.
+_UNPRICED: Final = (
+    ("audio", "Sound in what is asked"),
+    ("audio_output", "Sound in the answer"),
+    ("image_output", "Images in the answer"),
+)
 _THINKING: Final = {
     "none": "",
     "effort": "By an effort",
@@ -71,7 +80,8 @@ _THINKING: Final = {
 def models_page(request: MemberRequest) -> HttpResponse:
     """Show the catalogue, filtered and sorted as the address says."""
     wanted = Wanted.read(dict(request.GET.lists()))
-    own, reach = _keys(request)
+    own, platform = _keys(request)
+    reach = Reach.of(own=own, platform=platform)
     found = browsing.find(catalog(), own=own, reach=reach, wanted=wanted)
     chat = browsing.chat_models(catalog())
     may_manage, today = has_role(request.membership, Role.ADMIN), timezone.now().date()
@@ -110,8 +120,8 @@ def models_page(request: MemberRequest) -> HttpResponse:
 @require_safe
 @require_role(Role.MEMBER)
 def model_page(request: MemberRequest, model_id: str) -> HttpResponse:
-    """Show one model: prices now and before, what it can do, how it is called."""
-    own, reach = _keys(request)
+    """Show one model: prices now and before, what it can do, whether it can be called now and how, who else has it."""
+    own, platform = _keys(request)
     found = browsing.get(catalog(), model_id, own=own)
     if not found:
         raise Http404
@@ -120,33 +130,57 @@ def model_page(request: MemberRequest, model_id: str) -> HttpResponse:
         return redirect(f"{reverse('models')}?{Wanted(text=model_id).query()}")
     if row.name != model_id:
         return redirect("model", row.name)
-    provider = catalog().providers[row.model.provider]
+    provider, now = catalog().providers[row.model.provider], timezone.now()
+    reach = Reach.of(own=own, platform=platform)
+    available = ledger.balance(request.membership.organization.pk).available
+    standing = Facts(catalog(), own, platform, available, now.date()).of(row.name)
     context = {
         "row": row,
         "model": row.model,
         "provider": provider,
         "docs_url": provider.docs_url if provider.docs_url.startswith("https://") else "",
         "is_custom": provider.id == CUSTOM,
-        "way": reach.way(row.model, provider),
+        "standing": standing,
+        "available": available,
+        "has_no_credits": standing.way is None and available <= 0 and reach.way(row.model, provider) == "credits",
         "may_manage": has_role(request.membership, Role.ADMIN),
         "can": _capabilities(row) if row.model.kind == "chat" else [],
         "unsupported": sorted(row.model.unsupported),
         "long_above": browsing.exact(row.model.long_above_tokens),
         "prices": _prices(row),
+        "unpriced": [words for name, words in _UNPRICED if name in row.model.unpriced],
         "history": _history(row),
         "kind": browsing.KINDS[row.model.kind],
         "thinking": _THINKING[row.model.thinking],
+        "elsewhere": [
+            (other, reach.way(other.model, catalog().providers[other.model.provider]))
+            for other in browsing.elsewhere(catalog(), row)
+        ],
         "snippets": snippets.of(row.model.kind, base_url=f"{settings.RESPAN_BASE_URL}/api/", model=row.name),
+        "api_key": _key_to_call_with(request, now),
         "compare": Wanted(compared=(row.name,)).query(),
-        "today": timezone.now().date(),
+        "today": now.date(),
+        "is_drawer": pages.wants_fragment(request),
     }
     return pages.render(request, "gateway/model.html", context)
 
 
-def _keys(request: MemberRequest) -> tuple[list[Stored], Reach]:
+def _key_to_call_with(request: MemberRequest, now: datetime) -> ApiKey | None:
+    """Return the reader's newest key that may call models, of the environment looked at if there is one."""
+    mine = ApiKey.objects.filter(
+        Q(expires_at=None) | Q(expires_at__gt=now),
+        organization=request.membership.organization,
+        created_by=request.user,
+        revoked_at=None,
+        scopes__contains=[Scope.CALL.value],
+    ).order_by("-created_at", "-id")
+    return mine.filter(environment=request.environment).first() or mine.first()
+
+
+def _keys(request: MemberRequest) -> tuple[list[Stored], tuple[Stored, ...]]:
+    """Return the organization's own keys, and the operator's."""
     rows = Credential.objects.filter(organization=request.membership.organization)
-    own = [credentials.of(credential) for credential in rows]
-    return own, Reach.of(own=own, platform=credentials.offered())
+    return [credentials.of(credential) for credential in rows], credentials.offered()
 
 
 def _is_vendors(row: Row, others: list[Row]) -> bool:

@@ -21,7 +21,7 @@ CUSTOM = "custom"
 
 
 # What a model may write unasked, whatever a request says of it.
-_WRITTEN = frozenset({"audio_output", "image_output"})
+WRITTEN = frozenset({"audio_output", "image_output"})
 # A model with nothing but this is one of which nothing is known.
 _OF_EVERY_MODEL = frozenset({"streaming"})
 
@@ -163,7 +163,7 @@ def _free(offer: Offer[K, P]) -> Iterator[Target[K, P]]:
 def _credits(offer: Offer[K, P]) -> Iterator[Target[K, P]]:
     for model in offer.matches:
         price = offer.prices.get((model.provider, model.id))
-        if model.free or model.rates is None or price is None or model.unpriced & _WRITTEN:
+        if model.free or model.rates is None or price is None or model.unpriced & WRITTEN:
             continue  # What has no price (any more), or writes what has none, cannot be sold.
         if model.provider in offer.keyless:
             yield Target(model, None, price, "credits")

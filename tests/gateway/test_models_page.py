@@ -12,9 +12,12 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import resolve, reverse
+from django.utils import timezone
 
-from billing import prices
-from billing.usage import Rates
+from accounts import keys
+from accounts.models import ApiKey
+from billing import ledger, prices
+from billing.usage import Rates, usd
 from gateway import browsing, credentials, snippets
 from gateway.browsing import Wanted
 from gateway.credentials import Secret, Stored
@@ -416,6 +419,154 @@ def test_a_model_that_retires_is_marked(
         assert ("Retired" if days == 0 else "Retires") in client.get(f"{LIST}?provider=extra").content.decode()
     finally:
         catalog.cache_clear()
+
+
+# --- The drawer -------------------------------------------------------------------------------------------------------
+
+
+def one_model(client: Client, name: str, **options: Any) -> str:
+    return client.get(reverse("model", args=[name]), **options).content.decode()
+
+
+@pytest.mark.django_db
+def test_the_drawer_shows_the_same_as_the_page_without_its_frame(as_user: Callable[[str], Client]) -> None:
+    client = as_user("member")
+    piece, page = (one_model(client, "openai/gpt-4o-mini", headers=given) for given in (HTMX, {}))
+    assert "<html" not in piece
+    assert ("data-drawer-title" in piece, "data-drawer-title" in page) == (True, False)
+    assert (piece.count("<h1"), page.count("<h1")) == (0, 1)
+    for said in ("$0.15", "$0.60", "$0.075", "Call it", "Who else has it", "Price history", "Facts", "Capabilities"):
+        assert said in piece
+        assert said in page
+    assert "(128K)" in piece or ">128K<" in piece
+
+
+@pytest.mark.django_db
+def test_every_row_is_a_link_to_the_models_page_that_a_drawer_can_take(as_user: Callable[[str], Client]) -> None:
+    text = as_user("member").get(f"{LIST}?provider=openai&q=gpt-4o-mini").content.decode()
+    assert f'href="{reverse("model", args=["openai/gpt-4o-mini"])}" data-drawer' in text
+    assert 'id="model-drawer"' in text
+    # htmx refreshes the table, and leaves the drawer where it is.
+    assert 'id="model-drawer"' not in as_user("member").get(LIST, headers=HTMX).content.decode()
+
+
+@pytest.mark.django_db
+def test_long_calls_sound_and_images_have_their_own_lines(as_user: Callable[[str], Client]) -> None:
+    client = as_user("member")
+    long = next(model for model in catalog().models() if model.long_rates and model.rates)
+    assert long.long_rates is not None
+    text = one_model(client, long.full_name)
+    assert f"Above {browsing.exact(long.long_above_tokens)} input tokens" in text
+    assert usd(long.long_rates.input) in text
+    assert "charged by the second column as a whole" in text
+    sound = next(model for model in catalog().models() if "audio" in model.unpriced and model.rates)
+    text = one_model(client, sound.full_name)
+    assert "Sound in what is asked" in text
+    assert "own key only" in text
+    assert "own key only" not in one_model(client, "openai/gpt-4o-mini")
+
+
+@pytest.mark.django_db
+def test_who_else_has_a_model_is_told_whatever_prefix_they_write(as_user: Callable[[str], Client]) -> None:
+    names = [each.name for each in browsing.elsewhere(catalog(), row_of("groq/openai/gpt-oss-120b"))]
+    assert {"cerebras/gpt-oss-120b", "togetherai/openai/gpt-oss-120b"} <= set(names)
+    assert not any(name.startswith("groq/") for name in names)
+    assert len(names) == len(set(names))
+    text = one_model(as_user("member"), "groq/openai/gpt-oss-120b")
+    for name in names:
+        assert f'href="{reverse("model", args=[name])}" data-drawer' in text
+    assert "Who else has it" not in one_model(as_user("member"), "sandbox/echo")
+
+
+def test_only_models_of_the_same_kind_are_the_same() -> None:
+    for row in browsing.rows(catalog()):
+        assert {each.model.kind for each in browsing.elsewhere(catalog(), row)} <= {row.model.kind}
+
+
+def row_of(name: str) -> browsing.Row:
+    return browsing.get(catalog(), name, own=())[0]
+
+
+@pytest.mark.django_db
+def test_the_page_says_who_answers_now_and_what_to_do_when_nobody_can(
+    as_user: Callable[[str], Client], cast: Any, organization: Any, settings: Any
+) -> None:
+    name = "openai/gpt-4o-mini"
+    assert "It needs neither a key nor credits." in one_model(as_user("member"), "sandbox/echo")
+    # Nobody: an owner is led to the form, a member told whom to ask.
+    assert f"{reverse('integration-add')}?provider=openai" in one_model(as_user("owner"), name)
+    member = one_model(as_user("member"), name)
+    assert "No key can serve it" in member
+    assert reverse("integration-add") not in member.partition('id="first-call"')[2].partition("tabset")[0]
+    # The operator offers it, and there are no credits; then there are.
+    platform = {"provider": "openai", "name": "house", "secret": Secret("sk-0123456789abcdef"), "base_url": None}
+    credentials.store(organization=None, models=[], actor=None, address=None, **platform)
+    text = one_model(as_user("member"), name)
+    assert "There are no credits left to pay for it." in text
+    assert f'<a href="{reverse("credits")}">add credits</a>' in text
+    ledger.grant(organization=organization, amount_nano=5_000_000_000, reason="test", actor=None)
+    text = one_model(as_user("member"), name)
+    assert "each call is charged to your" in text
+    assert "$5.00" in text
+    # A key of one's own comes before credits.
+    credentials.store(
+        organization=organization, models=[], actor=cast.owner, address=None, **platform | {"name": "Ours"}
+    )
+    text = one_model(as_user("member"), name)
+    assert "OpenAI bills you, Respan charges nothing." in text
+    assert "Ours" in text
+    assert "Ours" not in one_model(as_user("outsider"), name)
+
+
+@pytest.mark.django_db
+def test_the_snippet_names_the_key_of_whoever_reads(
+    as_user: Callable[[str], Client], cast: Any, organization: Any, settings: Any
+) -> None:
+    name, now = "sandbox/echo", timezone.now()
+
+    def issue(user: Any, **options: Any) -> ApiKey:
+        given = {"name": "Key", "environment": "production", **options}
+        return keys.issue(organization=organization, created_by=user, **given).api_key
+
+    assert f'<a href="{reverse("api-key-new")}">create one</a>' in one_model(as_user("member"), name)
+    others, reader = issue(cast.owner), issue(cast.member, scopes=["logs"])
+    expired, revoked = issue(cast.member, expires_at=now - timedelta(days=1)), issue(cast.member)
+    keys.revoke(api_key=revoked, actor=cast.member, now=now)
+    text = one_model(as_user("member"), name)
+    assert "create one" in text
+    for one in (others, reader, expired, revoked):
+        assert f"{one.prefix}…{one.last_four}" not in text
+    mine = issue(cast.member)
+    text = one_model(as_user("member"), name)
+    assert f"{mine.prefix}…{mine.last_four}" in text
+    assert f"{settings.RESPAN_BASE_URL}/api/" in text
+    test_key, client = issue(cast.member, environment="test"), as_user("member")
+    assert f"{test_key.prefix}…{test_key.last_four}" in one_model(client, name)
+    client.post("/platform/environment/", {"environment": "production"})
+    assert f"{mine.prefix}…{mine.last_four}" in one_model(client, name)
+
+
+@pytest.mark.django_db
+def test_a_models_page_asks_as_much_with_thirty_keys_as_with_one(
+    as_user: Callable[[str], Client], cast: Any, organization: Any
+) -> None:
+    client = as_user("owner")
+
+    def add(count: int) -> None:
+        for number in range(count):
+            given = {"name": f"{count}-{number}", "environment": "test"}
+            keys.issue(organization=organization, created_by=cast.owner, **given)
+
+    def queries() -> int:
+        with CaptureQueriesContext(connection) as captured:
+            one_model(client, "openai/gpt-4o-mini", headers=HTMX)
+        return len(captured)
+
+    add(1)
+    queries()
+    one = queries()
+    add(30)
+    assert queries() == one
 
 
 @pytest.mark.parametrize("name", ["my-llm/it's", 'my-llm/"; rm -rf', "my-llm/a\\b", "my-llm/{x}"])

@@ -38,19 +38,19 @@ PURE_MAY_ALSO_IMPORT = {"respan.errors", "respan.ids", "gateway.dialects", "gate
 IMPURE_CALLS = {"now", "utcnow", "today", "uuid1", "uuid4", "new_uuid", "urandom", "open"}
 
 FLOOR = {
-    "errors", "ids", "api", "pages", "charts", "sheets", "pool", "redis", "outbound", "shared", "leaving", "logging",
-    "templatetags",
+    "errors", "ids", "api", "pages", "charts", "sheets", "pool", "loops", "messages", "redis", "outbound", "sealing",
+    "shared", "leaving", "logging", "templatetags",
 }  # fmt: skip
 # What other apps may enter an app by. The roof (the rest of respan) may enter anywhere.
 DOORS = {
-    "accounts": {"models", "console", "keys", "signup", "tenancy", "authentication", "audit", "organizations"},
+    "accounts": {"models", "console", "keys", "signup", "tenancy", "authentication", "audit", "organizations", "factor_sealing"},
     "billing": {"usage", "prices", "ledger", "limits"},
     "traces": {"spans", "intake", "reading", "query", "figures", "seeding"},
     "gateway": set(),
 }
 HTTP_CLIENTS = {"aiohttp", "requests", "urllib3", "urllib.request", "http.client"}
 MAY_OPEN_HTTP = {"respan.outbound", "respan.management.commands.up"}  # the latter asks itself whether it is ready
-MAY_ENCRYPT = {"gateway.credentials", "gateway.signing"}
+MAY_ENCRYPT = {"respan.sealing", "gateway.signing"}
 OURS = {"sandbox", "custom"}  # catalogue entries that are no vendor's
 # Dialects, kinds of keys and attributes that a provider is named like; and who writes code for people to copy.
 OTHER_MEANINGS = {"anthropic", "bedrock", "cohere", "google", "vertex", "meta"}

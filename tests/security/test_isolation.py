@@ -230,6 +230,10 @@ ROUTES: dict[str, list[Ask]] = {
     "platform/api/api-keys/<slug:public_id>/first-call/": [
         get("/platform/api/api-keys/{key}/first-call/", outsider=404, member=200)
     ],
+    "platform/api/api-keys/<slug:public_id>/change/": [
+        get("/platform/api/api-keys/{key}/change/", outsider=404, member=403),
+        post("/platform/api/api-keys/{key}/change/", outsider=404, member=403, name="Taken", scopes="call,logs,manage"),
+    ],
     "platform/api/api-keys/<slug:public_id>/rotate/": [
         get("/platform/api/api-keys/{key}/rotate/", outsider=404, member=403),
         post("/platform/api/api-keys/{key}/rotate/", outsider=404, member=403, overlap="0", request_id="{request_id}"),
@@ -529,6 +533,10 @@ ROUTES: dict[str, list[Ask]] = {
         for app in ("account", "accounts", "billing", "gateway", "traces")
     ],
     "admin/(?P<url>.*)$": [get("/admin/traces/nothing", outsider=302, member=302)],
+    "admin/accounts/user/<int:pk>/second-factors/": [
+        get("/admin/accounts/user/{user}/second-factors/", outsider=302, member=302),
+        post("/admin/accounts/user/{user}/second-factors/", outsider=302, member=302, reason="stolen"),
+    ],
     "admin/accounts/user/<id>/password/": [
         get("/admin/accounts/user/{user}/password/", outsider=302, member=302),
         post("/admin/accounts/user/{user}/password/", outsider=302, member=302, password1="x", password2="x"),

@@ -49,6 +49,7 @@ NOT_THERE = (
     "/platform/models/no/such-model/",
     "/platform/api/integrations/cred_none/",
     "/platform/api/credits/entries/ent_none/",
+    "/platform/api/api-keys/key_none/change/",
     "/platform/api/api-keys/key_none/revoke/",
     "/platform/members/0/",
 )
