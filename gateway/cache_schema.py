@@ -4,20 +4,20 @@ Only read when the document at `/api/schema/` is built (`respan.schema` imports 
 mirrors `cache_entries.listed`; tests hold it against real answers. Neighbours: `cache_api.py`.
 """
 
-from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from functools import partial
+from typing import Any, Final
 
 from drf_spectacular.extensions import OpenApiViewExtension
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse, extend_schema
+from drf_spectacular.utils import OpenApiParameter, OpenApiResponse
 from rest_framework import serializers
 from rest_framework.views import APIView
 
 from gateway import cache_entries
+from gateway.api_schema import described
 from respan.api import MAX_PAGE, MAX_PAGE_SIZE
 
 TAG: Final = "Caches"
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _text(says: str) -> serializers.CharField:
@@ -128,11 +128,6 @@ class CacheDeleted(serializers.Serializer[Any]):
     message = _text("The same in words.")
 
 
-_ERROR: Final = {"$ref": "#/components/schemas/ManagementError"}
-_ERRORS: Final[dict[Any, Any]] = {
-    "4XX": OpenApiResponse(_ERROR, description="What is wrong with the request, or with the key."),
-    "5XX": OpenApiResponse(_ERROR, description="The database does not answer; try again."),
-}
 _READS: Final = "The key needs the scope “Read logs” and sees its own environment."
 _CHANGES: Final = "The key needs the scopes “Read logs” and “Call models”."
 _FILTERS: Final = f"Filters: {', '.join(f'`{name}`' for name in cache_entries.FIELDS)}."
@@ -144,33 +139,11 @@ _PAGES: Final = [
 ]
 
 
+_described = partial(described, TAG)
+
+
 def _answers(shape: type[serializers.Serializer[Any]], says: str) -> dict[Any, Any]:
-    return {200: OpenApiResponse(shape, description=says), **_ERRORS}
-
-
-def _described(
-    operation_id: str,
-    summary: str,
-    says: str,
-    answers: dict[Any, Any],
-    request: Any = None,
-    *,
-    parameters: Any = (),
-    example: dict[str, Any] | None = None,
-    sample: dict[str, Any] | None = None,
-) -> Callable[[F], F]:
-    """Describe a method. `sample` is a body for the reference where spectacular describes none (DELETE)."""
-    return extend_schema(
-        operation_id=operation_id,
-        tags=[TAG],
-        summary=summary,
-        description=says,
-        request=request,
-        parameters=list(parameters),
-        responses=answers,
-        examples=[OpenApiExample("A request", example, request_only=True)] if example is not None else None,
-        extensions={"x-sample-body": sample} if sample is not None else None,
-    )
+    return {200: OpenApiResponse(shape, description=says)}
 
 
 class _Caches(OpenApiViewExtension):  # type: ignore[no-untyped-call]
@@ -188,7 +161,7 @@ class _Caches(OpenApiViewExtension):  # type: ignore[no-untyped-call]
                 "List cached answers, with filters",
                 f"{_READS} {_FILTERS}",
                 answers,
-                CacheListQuery,
+                request=CacheListQuery,
                 example=_LATE,
             )
             def post(self, request: Any) -> Any: ...
@@ -211,7 +184,7 @@ class _CachesSummary(OpenApiViewExtension):  # type: ignore[no-untyped-call]
                 "Sum up cached answers, with filters",
                 f"{_READS} {_FILTERS}",
                 answers,
-                CacheQuery,
+                request=CacheQuery,
                 example=_LATE,
             )
             def post(self, request: Any) -> Any: ...
@@ -232,7 +205,7 @@ class _CachesBulk(OpenApiViewExtension):  # type: ignore[no-untyped-call]
                 f'{_CHANGES} The body, `application/json`, is one of `{{"cache_keys": [...]}}`, `{{"ids": [...]}}` or '
                 '`{"all": true}`.',
                 answers,
-                sample={"all": True},
+                extensions={"x-sample-body": {"all": True}},  # spectacular describes no body of a DELETE
             )
             def delete(self, request: Any) -> Any: ...
 
@@ -244,7 +217,7 @@ class _Cache(OpenApiViewExtension):  # type: ignore[no-untyped-call]
 
     def view_replacement(self) -> type[APIView]:
         shown = _answers(CachedAnswer, "The answer.")
-        gone = {204: OpenApiResponse(description="It is deleted."), **_ERRORS}
+        gone = {204: OpenApiResponse(description="It is deleted.")}
 
         class Described(self.target):  # type: ignore[name-defined, misc]
             @_described("getCache", "Show one cached answer", _READS, shown, parameters=_KEY)
@@ -255,7 +228,7 @@ class _Cache(OpenApiViewExtension):  # type: ignore[no-untyped-call]
                 "Give a cached answer another end",
                 _CHANGES,
                 shown,
-                CacheEnd,
+                request=CacheEnd,
                 parameters=_KEY,
                 example={"ttl": 600},
             )

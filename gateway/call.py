@@ -142,7 +142,7 @@ class Call:
 
     def _read(self) -> Asked:
         try:
-            asked = self.asked = self.client.read(self.body, named=self.named)
+            asked = self.asked = self._asked()
             self.params = params.gather(asked.members, self.meta, not_ours=self.client.keeps)
             if (timeouts := self.params.timeouts) is not None and timeouts.total_s is not None:
                 self.deadline = min(self.deadline, self.started + timeouts.total_s)
@@ -153,6 +153,16 @@ class Call:
         except wire.InvalidBody as error:
             raise InvalidRequest(str(error), param=error.param) from error
         return asked
+
+    def _asked(self) -> Asked:
+        """Read the body: one that names only candidates (`models`, a group) as if it named the first of them."""
+        try:
+            return self.client.read(self.body, named=self.named)
+        except wire.InvalidBody as error:
+            body = params.with_model(self.body, self.meta) if error.param == "model" else None
+            if body is None:
+                raise
+            return self.client.read(body, named=self.named)
 
     async def _candidates(self) -> tuple[list[Candidate], list[Skipped]]:
         """Return the targets in the order they are to be asked. Raises: Error, when there is none."""

@@ -72,6 +72,10 @@ class Counter:
     def is_idle(self) -> bool:
         return self.question is None and self.ends_ms <= _now_ms()
 
+    @property
+    def is_asking(self) -> bool:
+        return self.question is not None and not self.question.done()
+
     def has_room(self, policy: Policy, now_ms: int) -> bool:
         """Tell whether a call may be counted without asking."""
         self._roll(now_ms)
@@ -97,9 +101,10 @@ class Counter:
             return False
         self.waiting += 1
         try:
-            if self.question is not None:
+            if self.question is not None and self.is_asking:
                 await asyncio.shield(self.question)
                 return True  # that one was asked for others
+            # One that is answered but not put away yet is no longer waited for: that would not give way to anybody.
             return await asyncio.shield(self._begin(policy))
         finally:
             self.waiting -= 1
@@ -110,7 +115,8 @@ class Counter:
         return question
 
     def _answered(self, question: "asyncio.Task[bool]") -> None:
-        self.question = None
+        if self.question is question:
+            self.question = None
         if not question.cancelled():
             question.exception()
 
@@ -239,7 +245,7 @@ class Places(Counter):
 
     async def tell(self) -> None:
         """Tell the store how many places this process needs."""
-        if self.policy is not None and self.question is None:
+        if self.policy is not None and not self.is_asking:
             await asyncio.shield(self._begin(self.policy))
 
     def _answered(self, question: "asyncio.Task[bool]") -> None:

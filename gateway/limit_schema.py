@@ -4,24 +4,23 @@ Only read when the document at `/api/schema/` is built (`respan.schema` imports 
 mirrors `limit_api.public`; tests hold it against real answers. Neighbours: `limit_api.py`.
 """
 
-from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from functools import partial
+from typing import Any, Final
 
 from drf_spectacular.extensions import OpenApiViewExtension
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse, extend_schema
+from drf_spectacular.utils import OpenApiParameter, OpenApiResponse
 from rest_framework import serializers
 from rest_framework.views import APIView
 
 from accounts.authentication import LogsKey
+from gateway.api_schema import described
 from gateway.limits import SCOPES
 from gateway.models import LimitPolicy
 from gateway.windows import PERIODS
 from respan.api import MAX_PAGE_SIZE
 
 TAG: Final = "Limits"
-
-_Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
 def _text(says: str, **more: Any) -> serializers.CharField:
@@ -118,11 +117,6 @@ class LimitList(serializers.Serializer[Any]):
     results = Limit(many=True, help_text="The limits, the first to be asked first.")
 
 
-_ERROR: Final = {"$ref": "#/components/schemas/ManagementError"}
-_ERRORS: Final[dict[Any, Any]] = {
-    "4XX": OpenApiResponse(_ERROR, description="What is wrong with the request, or with the key."),
-    "5XX": OpenApiResponse(_ERROR, description="The database does not answer; try again."),
-}
 _READS: Final = "The key needs the scope “Read logs”."
 _CHANGES: Final = "The key needs the scope “Change limits”. Calls meet the change within 5 seconds."
 _ID: Final = [OpenApiParameter("public_id", str, OpenApiParameter.PATH, description="The id of the limit.")]
@@ -139,29 +133,8 @@ _EXAMPLE: Final = {
 }
 
 
-def _described(
-    operation_id: str,
-    summary: str,
-    says: str,
-    answer: dict[Any, Any],
-    *,
-    request: Any = None,
-    parameters: Any = (),
-    example: dict[str, Any] | None = None,
-) -> Callable[[_Method], _Method]:
-    described: Callable[[_Method], _Method] = extend_schema(
-        operation_id=operation_id,
-        tags=[TAG],
-        summary=summary,
-        description=says,
-        request=request,
-        parameters=list(parameters),
-        responses=answer | _ERRORS,
-        examples=[OpenApiExample("A request", example, request_only=True)] if example is not None else None,
-        extensions={"x-sample-needs": "Needs a key with the scope “Change limits”."} if says is _CHANGES else None,
-    )
-    return described
-
+_NEEDS: Final[dict[str, Any]] = {"x-sample-needs": "Needs a key with the scope “Change limits”."}
+_described = partial(described, TAG)
 
 _ONE: Final = {200: OpenApiResponse(Limit, description="The limit.")}
 
@@ -180,7 +153,9 @@ class _LimitPolicies(OpenApiViewExtension):  # type: ignore[no-untyped-call]
             @_described("listLimits", "List limits", _READS, listed, parameters=_PAGES)
             def get(self, request: Any) -> Any: ...
 
-            @_described("createLimit", "Set a limit", _CHANGES, made, request=LimitBody, example=_EXAMPLE)
+            @_described(
+                "createLimit", "Set a limit", _CHANGES, made, request=LimitBody, example=_EXAMPLE, extensions=_NEEDS
+            )
             def post(self, request: Any) -> Any: ...
 
         return Described
@@ -201,11 +176,11 @@ class _Limit(OpenApiViewExtension):  # type: ignore[no-untyped-call]
 
             @_described(
                 "changeLimit", "Change a limit", _CHANGES, _ONE, request=LimitBody(partial=True), parameters=_ID,
-                example={"max_requests": 200},
+                example={"max_requests": 200}, extensions=_NEEDS,
             )  # fmt: skip
             def patch(self, request: Any, public_id: str) -> Any: ...
 
-            @_described("deleteLimit", "Delete a limit", _CHANGES, gone, parameters=_ID)
+            @_described("deleteLimit", "Delete a limit", _CHANGES, gone, parameters=_ID, extensions=_NEEDS)
             def delete(self, request: Any, public_id: str) -> Any: ...
 
         return Described

@@ -2,7 +2,7 @@
 
 Every member reads it, owners and admins change it; every query starts at the reader's organization, so a foreign id is
 a 404. Each view translates in, makes one domain call, translates out. Neighbours: `limit_changes.py`, `limit_forms.py`,
-`templates/accounts/_api_key_row.html` (whose cells `key_limits` fills).
+`limit_events.py`, `templates/accounts/_api_key_row.html` (whose cells `key_limits` fills).
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,8 +21,9 @@ from django.views.decorators.http import require_http_methods, require_safe
 from accounts import audit
 from accounts.models import ApiKey, Role
 from accounts.tenancy import MemberRequest, has_role, require_role
-from gateway import limit_changes, limits
+from gateway import limit_changes, limit_events, limits
 from gateway.limit_changes import Standing
+from gateway.limit_events import Event
 from gateway.limit_forms import LimitForm, initial, is_simple
 from gateway.models import LimitPolicy
 from respan import pages
@@ -53,6 +54,8 @@ class Line:
     percent: int | None
     ends_ms: int | None
     is_simple: bool
+    # What it did lately, by its name: two limits that are called the same are told together.
+    event: Event | None = None
 
     @property
     def state(self) -> str:
@@ -68,11 +71,13 @@ def limits_page(request: MemberRequest) -> HttpResponse:
     """List the limits; a POST sets one."""
     organization = request.membership.organization
     if request.method != "POST":
-        rows = limit_changes.listed(organization)
+        rows, now = limit_changes.listed(organization), timezone.now()
+        lately = limit_events.lately(organization, now=now) if rows else None
         context = {
-            "lines": lines(limit_changes.standings(rows)),
+            "lines": lines(limit_changes.standings(rows), lately.events if lately else {}),
+            "lately": lately,
             "may_change": has_role(request.membership, Role.ADMIN),
-            "now": timezone.now(),
+            "now": now,
         }
         return pages.render(request, "gateway/limits.html", context)
     if not has_role(request.membership, Role.ADMIN):
@@ -185,15 +190,16 @@ def _put(form: LimitForm, error: Error) -> None:
 # --- Words ------------------------------------------------------------------------------------------------------------
 
 
-def lines(standings: Sequence[Standing]) -> list[Line]:
-    """Return limits as a page shows them."""
+def lines(standings: Sequence[Standing], events: Mapping[str, Event] | None = None) -> list[Line]:
+    """Return limits as a page shows them; `events` are what they did lately."""
     wanted = {int(key) for each in standings if (key := each.row.scope_values.get("api_key_id"))}
     organizations = {each.row.organization_id for each in standings}
     names = dict(ApiKey.objects.filter(pk__in=wanted, organization__in=organizations).values_list("pk", "name"))
-    return [_line(standing, names) for standing in standings]
+    known = events or {}
+    return [_line(standing, names, known.get(standing.row.name)) for standing in standings]
 
 
-def _line(standing: Standing, names: Mapping[int, str]) -> Line:
+def _line(standing: Standing, names: Mapping[int, str], event: Event | None) -> Line:
     row, policy = standing.row, standing.policy
     most, used = policy.most, standing.used
     bound = most if most is not None else max(policy.soft, default=0)
@@ -207,6 +213,7 @@ def _line(standing: Standing, names: Mapping[int, str]) -> Line:
         percent=percent,
         ends_ms=standing.ends_ms if row.period and used is not None else None,
         is_simple=is_simple(row),
+        event=event,
     )
 
 

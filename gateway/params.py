@@ -153,6 +153,7 @@ class Params:
 
 
 NONE = Params()
+_MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def gather(
@@ -182,6 +183,24 @@ def gather(
     if "variables" in merged:
         merged["variables"] = _variables([carrier.get("variables") for carrier in carried])
     return _checked(merged, warnings)
+
+
+def with_model(body: bytes, meta: Mapping[str, Any]) -> bytes | None:
+    """Return a body that names a model, where only Respan's parameters name any: several, or those of a group.
+
+    None where they name none, or the body does. Raises: InvalidRequest.
+    """
+    try:
+        members = _MEMBERS.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    if "model" in members and _decoded(members["model"]) not in (None, ""):
+        return None
+    given = gather(members, meta)
+    shared = given.load_balance.members if given.load_balance is not None else ()
+    group = given.load_balance.group_id if given.load_balance is not None else None
+    name = next(iter((*given.models, *(member.model for member in shared))), group)
+    return None if name is None else msgspec.json.encode({**members, "model": name})
 
 
 def _variables(carried: list[Any]) -> dict[str, Any]:

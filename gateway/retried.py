@@ -18,10 +18,12 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 import psycopg
 import structlog
+from django.conf import settings
 from django.http import HttpResponse, HttpResponseBase
 from psycopg.types.json import Jsonb
 
@@ -47,6 +49,12 @@ _ENTRY_BYTES: Final = 2_048
 # Still less than the second within which a provider is told that nobody listens.
 GRACE_S: Final = 0.9
 LOOK_EVERY_S: Final = 0.05
+# Between processes: so long word is believed that a call is under way, or that a retry waits for it.
+ALIVE_S: Final = 3.0
+WANTED_S: Final = 2.0
+WANT_EVERY: Final = 10  # looks
+# A retry may reach another process before the word that its client left: so long it is waited for.
+WORD_S: Final = 0.3
 # After these an SDK tries again of its own accord.
 _RETRIED_STATUSES: Final = frozenset({408, 409, 429})
 
@@ -62,12 +70,15 @@ INSERT INTO gateway_idempotentcall AS known (
 )
 ON CONFLICT (organization_id, api_key_id, scope) DO UPDATE SET
     retry_count = CASE WHEN known.claim = EXCLUDED.claim THEN known.retry_count ELSE EXCLUDED.retry_count END,
+    deadline_at = CASE WHEN known.claim = EXCLUDED.claim THEN known.deadline_at ELSE EXCLUDED.deadline_at END,
     claim = EXCLUDED.claim, is_done = EXCLUDED.is_done, status = EXCLUDED.status, body = EXCLUDED.body,
     content_type = EXCLUDED.content_type, headers = EXCLUDED.headers, is_stream = EXCLUDED.is_stream,
-    created_at = EXCLUDED.created_at, deadline_at = EXCLUDED.deadline_at, expires_at = EXCLUDED.expires_at
+    created_at = EXCLUDED.created_at, expires_at = EXCLUDED.expires_at
 """
+# Until `deadline_at` somebody in another process waits for what is not done.
 _TAKE: Final = """
-UPDATE gateway_idempotentcall SET retry_count = %(retry_count)s
+UPDATE gateway_idempotentcall
+SET retry_count = %(retry_count)s, deadline_at = now() + %(wanted_s)s * interval '1 second'
 WHERE organization_id = %(organization)s AND api_key_id = %(api_key)s AND scope = %(scope)s
     AND retry_count < %(retry_count)s AND expires_at > now()
 RETURNING claim
@@ -77,6 +88,17 @@ SELECT is_done, status, content_type, headers, is_stream, body FROM gateway_idem
 WHERE organization_id = %(organization)s AND api_key_id = %(api_key)s AND scope = %(scope)s
     AND claim = %(claim)s AND expires_at > now()
 """
+_MINE: Final = """
+organization_id = %(organization)s AND api_key_id = %(api_key)s AND scope = %(scope)s AND claim = %(claim)s
+    AND NOT is_done"""
+_WANT: Final = f"""
+UPDATE gateway_idempotentcall SET deadline_at = now() + %(wanted_s)s * interval '1 second' WHERE {_MINE} RETURNING true
+"""  # noqa: S608  (constants)
+_WITHDRAW: Final = f"DELETE FROM gateway_idempotentcall WHERE {_MINE} RETURNING true"  # noqa: S608
+_WITHDRAW_UNWANTED: Final = f"DELETE FROM gateway_idempotentcall WHERE {_MINE} AND deadline_at < now() RETURNING true"  # noqa: S608
+_GO_ON: Final = f"""
+UPDATE gateway_idempotentcall SET expires_at = now() + %(alive_s)s * interval '1 second' WHERE {_MINE} RETURNING true
+"""  # noqa: S608
 
 
 class Execution:
@@ -133,8 +155,23 @@ class Execution:
         asyncio.get_running_loop().call_later(GRACE_S, self._give_up)
 
     def _give_up(self) -> None:
-        if self.state in (_RUNNING, _STREAMING) and not self.followers and self.task is not None:
+        """Cancel the work unless a retry waits for it, here or in another process."""
+        if self._is_unread() and self.announced is not None:
+            replays.start(self._give_up_unless_wanted())
+        elif self._is_unread() and self.task is not None:
             self.task.cancel()
+
+    async def _give_up_unless_wanted(self) -> None:
+        is_wanted = await _wanted(self)
+        if not self._is_unread():
+            return
+        if is_wanted:
+            self._wait_for_a_retry()
+        elif self.task is not None:
+            self.task.cancel()
+
+    def _is_unread(self) -> bool:
+        return self.state in (_RUNNING, _STREAMING) and not self.followers
 
     # --- a retry ---
 
@@ -192,6 +229,8 @@ class Execution:
             memory.ended(self)
         if self.is_gone:
             self._save()
+            if self.announced is not None and self.answer is None:
+                replays.start(_withdrawn(self))
 
     def _save(self) -> None:
         """Put an answer that its client did not get where a retry finds it that reaches another process."""
@@ -334,7 +373,7 @@ async def _saved(execution: Execution, kept: Kept | None) -> None:
         "headers": Jsonb(dict(kept.headers) if kept else {}),
         "is_stream": kept.is_stream if kept else False,
         "body": kept.body if kept else None,
-        "kept_s": KEPT_S if kept else GRACE_S,
+        "kept_s": KEPT_S if kept else ALIVE_S,
     }
     try:
         async with pool.connection() as lent:
@@ -343,29 +382,75 @@ async def _saved(execution: Execution, kept: Kept | None) -> None:
         log.warning("dropped answer not kept", error=str(error))
 
 
+async def _wanted(execution: Execution) -> bool:
+    """Tell whether a retry waits in another process; if none does, take back the word, so that none begins to."""
+    row = _named(execution)
+    if execution.announced is not None:
+        await asyncio.wait({execution.announced})
+    try:
+        if await _row(_WITHDRAW_UNWANTED, row) is not None:
+            return False
+        return await _row(_GO_ON, row) is not None
+    except psycopg.Error as error:
+        log.warning("dropped answer not asked about", error=str(error))
+        return False
+
+
+async def _withdrawn(execution: Execution) -> None:
+    """Take back the word of an answer that does not come: its retry need not wait any longer."""
+    if execution.announced is not None:
+        await asyncio.wait({execution.announced})
+    with suppress(psycopg.Error):  # it is believed for seconds only
+        await _row(_WITHDRAW, _named(execution))
+
+
+def _named(execution: Execution) -> dict[str, Any]:
+    return {
+        "organization": execution.caller.organization_id,
+        "api_key": execution.caller.api_key_id,
+        "scope": execution.digest,
+        "claim": execution.claim,
+        "alive_s": ALIVE_S,
+    }
+
+
 async def _taken(caller: Caller, digest: bytes, count: int) -> Kept | None:
     """Return an answer that another process has left, or is about to, for this retry alone.
 
     Without the database there is none.
     """
     row: dict[str, Any] = {
-        "organization": caller.organization_id, "api_key": caller.api_key_id, "scope": digest, "retry_count": count
+        "organization": caller.organization_id, "api_key": caller.api_key_id, "scope": digest, "retry_count": count,
+        "wanted_s": WANTED_S,
     }  # fmt: skip
+    # Alone there is nobody whose word could come late.
+    until = time.monotonic() + (WORD_S if settings.RESPAN_WEB_PROCESSES > 1 else 0.0)
     try:
-        found = await _row(_TAKE, row)
-        if found is None:
-            return None
-        row["claim"] = found[0]
-        while (found := await _row(_LOOK, row)) is not None:  # until it is there, or has expired
-            is_done, status, content_type, headers, is_stream, body = found
-            if is_done:
-                return Kept(status, content_type, headers, is_stream, bytes(body))
+        while (found := await _row(_TAKE, row)) is None:
+            if time.monotonic() >= until:
+                return None
             await asyncio.sleep(LOOK_EVERY_S)
+        row["claim"] = found[0]
+        return await _awaited(row)
     except psycopg.Error as error:
         log.warning("dropped answer not looked for", error=str(error))
     return None
 
 
-async def _row(statement: str, row: dict[str, Any]) -> tuple[Any, ...] | None:
+async def _awaited(row: Mapping[str, Any]) -> Kept | None:
+    """Return an answer once it is there; None when it does not come: its process withdrew its word, or is dead."""
+    looks = 0
+    while (found := await _row(_LOOK, row)) is not None:
+        is_done, status, content_type, headers, is_stream, body = found
+        if is_done:
+            return Kept(status, content_type, headers, is_stream, bytes(body))
+        await asyncio.sleep(LOOK_EVERY_S)
+        looks += 1
+        if looks % WANT_EVERY == 0:
+            await _row(_WANT, row)
+    return None
+
+
+async def _row(statement: str, row: Mapping[str, Any]) -> tuple[Any, ...] | None:
     async with pool.connection() as lent:
         return await (await lent.execute(statement, row)).fetchone()

@@ -95,8 +95,8 @@ def check_exposure(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[Ch
 
 @register(Tags.security)
 def check_networks(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
-    """Trusted proxies and allowed upstream addresses are what they look like."""
-    return [*_check_proxies(), *_check_allowed_upstreams()]
+    """Trusted proxies, allowed upstream addresses and Redis are what they look like."""
+    return [*_check_proxies(), *_check_allowed_upstreams(), *_check_redis()]
 
 
 def _check_proxies() -> Iterator[CheckMessage]:
@@ -120,6 +120,12 @@ def _check_allowed_upstreams() -> Iterator[CheckMessage]:
         elif match[1] == "169.254.169.254":
             hint = "It hands out the machine's own credentials to whoever can make this server ask."
             yield Error("RESPAN_UPSTREAM_ALLOW opens the cloud's metadata service.", hint=hint, id="respan.E011")
+
+
+def _check_redis() -> Iterator[CheckMessage]:
+    if settings.REDIS_URL and urlsplit(settings.REDIS_URL).scheme not in {"redis", "rediss", "unix"}:
+        hint = "Form: redis://host:6379/0, rediss:// for TLS, or unix:///path. Unset it to do without Redis."
+        yield Error("REDIS_URL is not an address of a Redis.", hint=hint, id="respan.E014")
 
 
 @register(Tags.security)

@@ -48,6 +48,7 @@ class Index:
         navigation = tomllib.loads((folder / _NAVIGATION).read_text(encoding="utf-8"))
         self.folders = _folders(navigation.get("folder", []), found)
         self._alike: dict[str, str] = navigation.get("alike", {})
+        self._called: dict[str, str] = navigation.get("called", {})
         self.pages = tuple(page for each in self.folders for page in each.pages)
         self._by_path = {page.path: page for page in self.pages}
 
@@ -67,7 +68,7 @@ class Index:
     @cached_property
     def _words(self) -> Search:
         filled = (Page(page.path, page.title, page.description, page.order, self.markdown(page)) for page in self.pages)
-        return Search(filled, self._alike)
+        return Search(filled, self._alike, self._called)
 
     def nearest(self, path: str, limit: int = 5) -> list[Page]:
         """Return the pages whose path is spelled like one that does not exist, then those that have its words.

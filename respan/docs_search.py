@@ -1,8 +1,9 @@
 """Pure: finds sections of the docs by words, BM25 over weighted fields, in memory.
 
-A word counts more in a title than in a heading, in a heading more than in text, and least in code. The last word may be
-the beginning of one (search as you type); a word nobody wrote is taken for the nearest that somebody did. A page is
-found once, by its best section. Knows no HTML and no files. Neighbours: `docs_pages.py` (sections), `docs.py`.
+A word counts more in a title than in a heading, in a heading more than in text, and least in code; two words side by
+side in a title, description or heading are found as a phrase too. The last word may be the beginning of one (search as
+you type); a word nobody wrote is taken for the nearest that somebody did. A page is found once, by its best section.
+Knows no HTML and no files. Neighbours: `docs_pages.py` (sections), `docs.py`.
 """
 
 import bisect
@@ -12,6 +13,8 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
+from types import MappingProxyType
 from typing import Final
 
 from respan.docs_pages import Page, Section
@@ -20,18 +23,31 @@ _MOST_CHARS: Final = 300
 _MOST_WORDS: Final = 24
 _MOST_ENDINGS: Final = 40
 _SNIPPET_CHARS: Final = 180
-_K1: Final = 1.2
+_K1: Final = 4.0
 _B: Final = 0.6
 # What a word weighs by where it stands.
-_OF_PAGE: Final = {"title": 9.0, "description": 4.0, "heading": 2.5, "text": 1.0, "code": 0.3}
+_OF_PAGE: Final = {"title": 9.0, "called": 6.0, "description": 4.0, "heading": 2.5, "text": 1.0, "code": 0.3}
 _OF_SECTION: Final = {"heading": 5.0, "text": 1.0, "code": 0.4}
 # What is found at the beginning of a page leads there rather than into one of its sections.
 _LEAD: Final = 1.5
 # What the best section adds to its page.
-_OF_BEST: Final = 0.5
+_OF_BEST: Final = 0.25
 _BEGINNING: Final = 0.6
 _SPELLED_ALIKE: Final = 0.7
 _SAME_THING: Final = 0.5
+_PHRASE: Final = 0.5
+_ENDINGS: Final = (
+    *(("ies", "y"), ("sses", "ss"), ("ations", "at"), ("ation", "at"), ("ings", ""), ("ing", "")),
+    *(
+        ("ptions", "pt"),
+        ("ption", "pt"),
+        ("ctions", "ct"),
+        ("ction", "ct"),
+        ("ments", ""),
+        ("ment", ""),
+        ("ically", "ic"),
+    ),
+)
 _WORD = re.compile(r"[a-z0-9]+(?:[_./-][a-z0-9]+)*")
 _PART = re.compile(r"[a-z0-9]+")
 _STOP: Final = frozenset(
@@ -39,7 +55,7 @@ _STOP: Final = frozenset(
         r"\w+",
         "a an and are as at be but by can could do does doing for from get gets has have how i if in into is it its "
         "just me my of on or our please should so some than that the their them then there these they this to up was "
-        "we were what when where which who why will with would you your",
+        "we were what when where which who why will with would you your d ll re s t ve",
     )
 )
 
@@ -66,7 +82,7 @@ def root(word: str) -> str:
     """Return what the forms of an English word have in common, roughly: streams, streamed, streaming -> stream."""
     if len(word) < 4 or not word.isalpha():
         return word
-    for ending, instead in (("ies", "y"), ("sses", "ss"), ("ations", "at"), ("ation", "at"), ("ings", ""), ("ing", "")):
+    for ending, instead in _ENDINGS:
         if word.endswith(ending) and len(word) - len(ending) >= 3:
             return _undoubled(word.removesuffix(ending) + instead)
     if word.endswith("ed") and len(word) > 5:
@@ -83,6 +99,12 @@ def _undoubled(word: str) -> str:
     if len(word) > 3 and word[-1] == word[-2] and word[-1] not in "lsz":
         return word[:-1]
     return word[:-1] if word.endswith("e") and len(word) > 4 else word
+
+
+def phrases(found: list[str]) -> Iterator[str]:
+    """Yield words side by side, by their roots: `provider key`."""
+    roots = [root(word) for word in found if word not in _STOP]
+    yield from (f"{one} {other}" for one, other in pairwise(roots) if one != other)
 
 
 def words(text: str) -> Iterator[str]:
@@ -107,19 +129,24 @@ class _Field:
             for word, count in counts.items():
                 found = self.postings[word]
                 found[number] = found.get(number, 0.0) + weight * count
-            length += weight * counts.total()
+                length += weight * count * (" " not in word)  # a phrase is no longer text than its words
         self.lengths.append(length)
 
-    def score(self, alternatives: dict[str, float]) -> dict[int, float]:
+    def rare(self, alternatives: Mapping[str, float]) -> float:
+        """Return what one word of a query can weigh at most; 0 where no document has it."""
+        return max((self._rare(word) * sure for word, sure in alternatives.items()), default=0.0)
+
+    def _rare(self, word: str) -> float:
+        found = len(self.postings.get(word, ()))
+        return math.log(1 + (len(self.lengths) - found + 0.5) / (found + 0.5)) if found else 0.0
+
+    def score(self, alternatives: Mapping[str, float]) -> dict[int, float]:
         """Return document -> BM25 for one word of a query: the best of its forms (root -> how sure it is the word)."""
         average = sum(self.lengths) / len(self.lengths)
         scores: dict[int, float] = {}
         for word, sure in alternatives.items():
-            found = self.postings.get(word)
-            if not found:
-                continue
-            rare = math.log(1 + (len(self.lengths) - len(found) + 0.5) / (len(found) + 0.5)) * sure
-            for number, count in found.items():
+            rare = self._rare(word) * sure
+            for number, count in self.postings.get(word, {}).items():
                 length = 1 - _B + _B * self.lengths[number] / average
                 score = rare * count * (_K1 + 1) / (count + _K1 * length)
                 if score > scores.get(number, 0.0):
@@ -130,8 +157,13 @@ class _Field:
 class Search:
     """The words of a set of pages, ready to be asked; building takes some milliseconds a page."""
 
-    def __init__(self, pages: Iterable[Page], alike: Mapping[str, str]) -> None:
-        """Take pages, and words people look for -> the words of the pages that mean the same, apart by spaces."""
+    def __init__(
+        self, pages: Iterable[Page], alike: Mapping[str, str], called: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        """Take pages, words people look for -> the words of the pages that mean the same, apart by spaces, and path ->
+        what people call what the page is about.
+        """
+        self._called = called
         self._pages = list(pages)
         self._alike = {root(word): [root(other) for other in others.split()] for word, others in alike.items()}
         self._sections: list[tuple[int, Section]] = []
@@ -143,23 +175,25 @@ class Search:
         self._spelled = sorted(spelled)
 
     def _add(self, number: int, page: Page, spelled: set[str]) -> None:
-        def counted(text: str) -> Counter[str]:
+        def counted(text: str, *, has_phrases: bool = False) -> Counter[str]:
             found = [word for word in words(text) if word not in _STOP]
             spelled.update(found)
-            return Counter(map(root, found))
+            return Counter([*map(root, found), *(phrases(found) if has_phrases else ())])
 
-        whole: dict[str, Counter[str]] = {name: Counter() for name in ("heading", "text", "code")}
+        whole: dict[str, Counter[str]] = {name: Counter() for name in ("called", "heading", "text", "code")}
         for section in page.sections:
             fields = {
-                name: counted(text)
+                name: counted(text, has_phrases=name == "heading")
                 for name, text in (("heading", section.title), ("text", section.text), ("code", section.code))
             }
             self._sections.append((number, section))
             self._of_section.add((_OF_SECTION[name], counts) for name, counts in fields.items())
             for name, counts in fields.items():
                 whole[name] += counts
-        title = counted(f"{page.title} {page.path.replace('/', ' ')}")
-        fields = {"title": title, "description": counted(page.description), **whole}
+        for part in self._called.get(page.path, "").split(","):
+            whole["called"] += counted(part, has_phrases=True)
+        title = counted(f"{page.title} {page.path.replace('/', ' ')}", has_phrases=True)
+        fields = {"title": title, "description": counted(page.description, has_phrases=True), **whole}
         self._of_page.add((_OF_PAGE[name], counts) for name, counts in fields.items())
 
     def find(self, query: str, limit: int) -> list[Hit]:
@@ -183,12 +217,15 @@ class Search:
     def _total(field: _Field, asked: list[dict[str, float]]) -> dict[int, float]:
         """Add up the words; a document that has more of the different words wins over one that repeats a few."""
         total: dict[int, float] = defaultdict(float)
-        had: Counter[int] = Counter()
+        had: dict[int, float] = defaultdict(float)
+        whole = 0.0
         for alternatives in asked:
+            weight = field.rare(alternatives)
+            whole += weight
             for number, score in field.score(alternatives).items():
                 total[number] += score
-                had[number] += 1
-        return {number: score * (0.4 + 0.6 * had[number] / len(asked)) for number, score in total.items()}
+                had[number] += weight
+        return {number: score * (0.4 + 0.6 * had[number] / whole) for number, score in total.items()}
 
     def _asked(self, query: str) -> list[dict[str, float]]:
         """Return, for each word of a query, the roots it may stand for and how sure that is."""
@@ -198,7 +235,9 @@ class Search:
         if not wanted:
             return []
         is_whole = not query[-1:].isalnum()
-        return [self._forms(word, may_go_on=word == wanted[-1] == found[-1] and not is_whole) for word in wanted]
+        asked = [self._forms(word, may_go_on=word == wanted[-1] == found[-1] and not is_whole) for word in wanted]
+        # A phrase adds to its words: a page that has them apart lacks nothing.
+        return asked + [{phrase: _PHRASE} for phrase in phrases(wanted) if phrase in self._of_page.postings]
 
     def _forms(self, word: str, *, may_go_on: bool) -> dict[str, float]:
         forms = dict.fromkeys(self._alike.get(root(word), ()), _SAME_THING)
@@ -210,7 +249,9 @@ class Search:
                 forms[root(other)] = max(_BEGINNING, forms.get(root(other), 0.0))
         is_known = root(word) in self._of_page.postings
         if not is_known and not forms and len(word) > 3:
-            forms |= {root(other): _SPELLED_ALIKE for other in self._nearest(word)}
+            for other in self._nearest(word):
+                forms |= dict.fromkeys(self._alike.get(root(other), ()), _SAME_THING * _SPELLED_ALIKE)
+                forms[root(other)] = _SPELLED_ALIKE
         forms[root(word)] = 1.0
         return forms
 

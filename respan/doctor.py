@@ -2,7 +2,7 @@
 
 Looks at settings, secrets, the address, provider keys and the catalogue; asks nobody but this installation's own
 parts, changes nothing, and never shows a secret. A look that fails is a finding, never a traceback. Neighbours:
-`doctor_parts.py` (database, broker, spool, processes), `checks.py` (what stops a start), and for their reader
+`doctor_parts.py` (database, broker, Redis, spool, processes), `checks.py` (what stops a start), and for their reader
 `docs/operate/troubleshooting.md`.
 """
 

@@ -1,4 +1,4 @@
-"""The parts of an installation that `manage.py doctor` asks: database, broker, spool, shipper, workers.
+"""The parts of an installation that `manage.py doctor` asks: database, broker, Redis, spool, shipper, workers.
 
 Reads and never repairs; the one thing it writes is an unnamed file in the spool, to know that it can. Neighbours:
 `doctor.py` (everything else), `traces.watch` (spool and batches), `console.py` (shows the same to operators).
@@ -7,10 +7,11 @@ Reads and never repairs; the one thing it writes is an unnamed file in the spool
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from amqp.exceptions import AMQPError, ChannelError
@@ -21,10 +22,14 @@ from django.db.models import Max
 from django.utils import timezone
 
 from billing.models import HoldOwner, Sweep
+from respan import redis
 from respan.celery import app
 from respan.doctor import CONNECT_TIMEOUT_S, Finding, State
 from respan.embedded import OLDEST_MAJOR
 from traces import watch
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
 
 _SKEW_WARN_S: Final = 1.0
 _SKEW_FAIL_S: Final = 10.0
@@ -36,6 +41,10 @@ _LAG_FAIL: Final = timedelta(minutes=5)
 _SWEEP_LATE: Final = timedelta(seconds=90)
 _SHIPPER_LATE: Final = timedelta(seconds=30)
 _MANY_MESSAGES: Final = 1_000
+_REDIS_TRIES: Final = 3
+_OLDEST_REDIS: Final = (6, 2)
+# What evicts only what has an end of its own, or nothing.
+_POLICIES: Final = frozenset({"noeviction", "volatile-ttl"})
 
 
 # --- Database ---------------------------------------------------------------------------------------------------------
@@ -149,8 +158,12 @@ def _rabbitmq() -> Finding:
     with app.connection_for_write(connect_timeout=CONNECT_TIMEOUT_S) as broker:
         try:
             broker.connect()
-            name = f"RabbitMQ {broker.connection.server_properties.get('version', '')} at {where}"
-            channel: Any = broker.default_channel
+        except (OSError, AMQPError) as error:  # a wrong password is an AMQPError too
+            text = f"RabbitMQ at {where} cannot be used ({type(error).__name__})"
+            return Finding("broker", "fail", text, "Check CELERY_BROKER_URL: host, user, password, virtual host.")
+        name = f"RabbitMQ {broker.connection.server_properties.get('version', '')} at {where}"
+        channel: Any = broker.default_channel
+        try:
             count = channel.queue_declare(app.conf.task_default_queue, passive=True).message_count
         except ChannelError as error:
             if getattr(error, "code", 0) == 404:
@@ -158,8 +171,7 @@ def _rabbitmq() -> Finding:
                 return Finding("broker", "warn", text, "Start a worker: it makes the queue.")
             return Finding("broker", "fail", f"{name} refuses: {error}", "Delete the queue once, with workers stopped.")
         except (OSError, AMQPError) as error:
-            text = f"RabbitMQ at {where} cannot be used ({type(error).__name__})"
-            return Finding("broker", "fail", text, "Check CELERY_BROKER_URL: host, user, password, virtual host.")
+            return Finding("broker", "fail", f"{name} broke off ({type(error).__name__})", "Its own log says why.")
     return _depth(name, count)
 
 
@@ -168,6 +180,60 @@ def _depth(name: str, count: int) -> Finding:
     if count > _MANY_MESSAGES:
         return Finding("broker", "warn", text, "Start more workers, or look why they take nothing.")
     return Finding("broker", "ok", text)
+
+
+# --- Redis ------------------------------------------------------------------------------------------------------------
+
+
+def look_at_redis() -> Iterator[Finding]:
+    """Reachable as fast as calls need it, new enough, one server, and evicting no counter; where one is configured."""
+    if not redis.configured():
+        yield Finding("redis", "ok", "not used: limits are counted and answers kept in PostgreSQL")
+        return
+    where = urlsplit(settings.REDIS_URL).hostname or "its socket"
+    try:
+        told = _redis_info()
+    except ValueError:
+        text = "REDIS_URL is no address of a Redis"
+        yield Finding("redis", "fail", text, "Write redis://, rediss:// or unix://, or unset it for PostgreSQL.")
+        return
+    except redis.Unavailable as problem:
+        text = f"Redis at {where} cannot be used: {type(problem.__cause__ or problem).__name__}"
+        advice = "Check REDIS_URL (host, password, TLS): until then each web process allows its share of a limit."
+        yield Finding("redis", "fail", text, advice)
+        return
+    yield from judged(told, where)
+
+
+def _redis_info() -> Mapping[str, Any]:
+    """Ask Redis about itself. Raises: Unavailable; ValueError for an address that is none."""
+    for _ in range(_REDIS_TRIES - 1):
+        with suppress(redis.Unavailable):
+            return redis.run_now(_info)
+    return redis.run_now(_info)
+
+
+async def _info(client: "Redis") -> Mapping[str, Any]:
+    told: Mapping[str, Any] = await client.info()
+    return told
+
+
+def judged(told: Mapping[str, Any], where: str) -> Iterator[Finding]:
+    """Judge what Redis says of itself (INFO)."""
+    name = f"Redis {told.get('redis_version', '')} at {where}"
+    version = tuple(int(part) for part in str(told.get("redis_version", "0")).split(".")[:2])
+    if version < _OLDEST_REDIS:
+        yield Finding("redis", "fail", f"{name} is too old", "Upgrade it to 6.2 or newer.")
+        return
+    if told.get("cluster_enabled"):
+        yield Finding("redis", "fail", f"{name} is a cluster", "Use one server, or a replicated one.")
+        return
+    policy = str(told.get("maxmemory_policy", "noeviction"))
+    if told.get("maxmemory") and policy not in _POLICIES:
+        text = f"{name} evicts by {policy}: an evicted counter of a limit begins anew"
+        yield Finding("redis", "warn", text, "Set maxmemory-policy to noeviction or volatile-ttl.")
+        return
+    yield Finding("redis", "ok", name)
 
 
 # --- Spool ------------------------------------------------------------------------------------------------------------

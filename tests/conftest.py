@@ -7,6 +7,7 @@ makes its own organizations. Neighbours: `servers.py`.
 """
 
 import atexit
+import fcntl
 import inspect
 import os
 import shutil
@@ -110,13 +111,11 @@ def on_server(statement: str) -> None:
 def django_db_setup(django_test_environment: None, django_db_blocker: Any, django_db_keepdb: bool) -> Iterator[None]:
     """Make this worker's database with the tables and the catalogue a start of the product would make."""
     name = urlsplit(os.environ["DATABASE_URL"]).path.strip("/")
-    if not django_db_keepdb:
-        on_server(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
-        on_server(f'CREATE DATABASE "{name}"')
     with django_db_blocker.unblock():
-        call_command("migrate", verbosity=0, interactive=False)
-        if "sync_catalog" in get_commands():
-            call_command("sync_catalog", verbosity=0)
+        if django_db_keepdb:
+            _fill_database()
+        else:
+            _make_database(name)
     yield
     with django_db_blocker.unblock():
         connections.close_all()
@@ -124,10 +123,59 @@ def django_db_setup(django_test_environment: None, django_db_blocker: Any, djang
         on_server(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
 
+def _fill_database() -> None:
+    call_command("migrate", verbosity=0, interactive=False)
+    if "sync_catalog" in get_commands():
+        call_command("sync_catalog", verbosity=0)
+    connections.close_all()
+
+
+def _make_database(name: str) -> None:
+    """Make a database of that name: the first worker of a run fills its own, the others get copies of that one."""
+    template = f"{name.removesuffix(f'_{WORKER}')}_template"
+    on_server(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+    with (Path(os.environ["RESPAN_TEST_RUN_DIR"]) / "template").open("a+") as made:
+        fcntl.flock(made, fcntl.LOCK_EX)
+        if os.fstat(made.fileno()).st_size:
+            on_server(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+            return
+        on_server(f'CREATE DATABASE "{name}"')
+        _fill_database()
+        if WORKER:
+            on_server(f'DROP DATABASE IF EXISTS "{template}" WITH (FORCE)')
+            on_server(f'CREATE DATABASE "{template}" TEMPLATE "{name}"')
+            made.write(template)
+
+
+def pytest_sessionfinish() -> None:
+    """Drop what the workers' databases were copied from, when the last of them has ended."""
+    made = Path(os.environ["RESPAN_TEST_RUN_DIR"]) / "template"
+    if not WORKER and made.exists() and (template := made.read_text()):
+        on_server(f'DROP DATABASE IF EXISTS "{template}" WITH (FORCE)')
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the tests with a browser share one event loop: the browser lives as long as its loop."""
+    for item in items:
+        if _is_async(item) and _has_browser(item):
+            item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)  # before that of auto mode
+
+
+def _is_async(item: Any) -> bool:
+    return inspect.iscoroutinefunction(getattr(item, "obj", None))
+
+
+def _has_browser(item: Any) -> bool:
+    return "browser" in getattr(item, "fixturenames", ())
+
+
 @pytest.fixture(autouse=True)
 def _sockets_of_the_loop_are_closed(request: pytest.FixtureRequest) -> None:
-    """After an async test close what its event loop opened: the database pool and the upstream sessions."""
-    if inspect.iscoroutinefunction(getattr(request.node, "obj", None)):
+    """After an async test close what its event loop opened: the database pool and the upstream sessions.
+
+    Not after one with a browser: it opens none, all it meets is the product in processes of its own.
+    """
+    if _is_async(request.node) and not _has_browser(request.node):
         request.getfixturevalue("_closing_sockets")
 
 
@@ -223,12 +271,9 @@ def running(django_db_setup: None, tmp_path: Path) -> Iterator[Callable[..., Any
 
 
 @pytest.fixture(scope="session")
-def server(django_db_setup: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def server(stack: Any) -> Any:
     """Web, shipper and worker on this worker's database, started once for all tests that need nothing special."""
-    from tests.servers import Server
-
-    with Server(data_dir=tmp_path_factory.mktemp("server"), shipper=True, worker=True) as started:
-        yield started
+    return stack.server
 
 
 @pytest.fixture

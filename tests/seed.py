@@ -1,7 +1,9 @@
 """Makes an organization in a running installation: `python -m tests.seed '{"credits_usd": "5"}'`.
 
 For drills and benchmarks. Runs as a process of its own, with the installation's environment; prints one JSON object.
-Reads the ledger back too: `{"report": organization_id}`. Neighbours: `servers.py`, `drills/`, `benchmarks/`.
+Reads the ledger back too: `{"report": organization_id}`. Without an argument it reads such wishes from its input, one a
+line, and answers each with a line: who asks often pays for one start. Neighbours: `servers.py`, `drills/`,
+`benchmarks/`.
 """
 
 import json
@@ -77,8 +79,12 @@ def main() -> None:
     import django
 
     django.setup()
-    wanted = json.loads(sys.argv[1])
-    print(json.dumps(report(wanted["report"]) if "report" in wanted else make(**wanted)))
+    from django.db import connections
+
+    for line in sys.argv[1:] or sys.stdin:
+        wanted = json.loads(line)
+        print(json.dumps(report(wanted["report"]) if "report" in wanted else make(**wanted)), flush=True)
+        connections.close_all()  # the drill may stop the database before it asks again
 
 
 if __name__ == "__main__":

@@ -32,13 +32,15 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_until(condition: Callable[[], Any], *, timeout_s: float = 30.0, what: str = "the condition") -> Any:
+def wait_until(
+    condition: Callable[[], Any], *, timeout_s: float = 30.0, every_s: float = 0.02, what: str = "the condition"
+) -> Any:
     """Return the first true value of a condition; fail after a while."""
     give_up_at = time.monotonic() + timeout_s
     while not (value := condition()):
         if time.monotonic() > give_up_at:
             raise AssertionError(f"waited {timeout_s:.0f} s for {what}")
-        time.sleep(0.02)
+        time.sleep(every_s)
     return value
 
 
@@ -81,6 +83,7 @@ class Server:
         port = self.listener.getsockname()[1]
         self.base_url = f"http://127.0.0.1:{port}"
         self.env = {**os.environ, "RESPAN_DATA_DIR": str(data_dir), "PORT": str(port), **(env or {})}
+        self.env.setdefault("CELERY_SKIP_CHECKS", "true")  # as `up` does
         self.commands: dict[str, list[str]] = {}
         celery = ["-m", "celery", "--quiet", "--app", "respan"]
         for number in range(web_processes):

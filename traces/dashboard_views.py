@@ -1,15 +1,17 @@
 """The Dashboard: what the organization's calls add up to in a stretch of time, next to the stretch before it.
 
-Everything it shows is in its address, so that it can be shared and Back works; days and hours are those of UTC. One
-timeline is read for all charts but the one of spend by model. Translates the address, asks `figures.py`, and writes
-numbers as words; holds no SQL. Neighbours: `figures.py`, `tiles.py`, `filters.py` (the same for Logs, where every row
-and bar leads), `templates/traces/dashboard.html`.
+Everything it shows is in its address, so that it can be shared and Back works; days and hours are those of UTC. All
+figures come from one report; where that has to read thousands of calls one by one, the page is sent without it and asks
+for itself again. Translates the address, asks `figures.py`, and writes numbers as words; holds no SQL. Neighbours:
+`figures.py`, `tiles.py`, `filters.py` (the same for Logs, where every row and bar leads),
+`templates/traces/dashboard.html`.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Any, Final, TypedDict, get_args
+from typing import Any, Final, get_args
+from urllib.parse import urlencode
 
 from django.http import HttpResponse, QueryDict
 from django.urls import reverse
@@ -23,7 +25,7 @@ from respan.charts import Series, written
 from respan.errors import Error
 from respan.pages import render
 from traces import figures, query, reading
-from traces.figures import Breakdown, Bucket, Dimension, Figures, Filters, Point
+from traces.figures import Breakdown, Bucket, Dimension, Figures, Filters, Point, Scope
 from traces.tiles import counted, tiles
 
 RANGES: Final[Mapping[str, tuple[str, int]]] = {
@@ -41,21 +43,17 @@ DIMENSIONS: Final[Mapping[Dimension, str]] = {
     "customer": "Customer",
 }
 MAX_DAYS: Final = 366
+# In the address: wait for what takes long. The page comes at once and asks for the rest with it.
+PATIENT: Final = "wait"
+# Calls that are read one by one before a page is sent.
+_AT_ONCE: Final = 2_000
 # More bars than this are no chart any more.
 _MOST_DAYS: Final[Mapping[Bucket, int]] = {"hour": 3, "day": 62, "week": MAX_DAYS + 1}
 _LISTED: Final = 20
 _MODELS_IN_CHART: Final = 5
 _TONES: Final = ("1", "2", "3", "4", "5")
 _NAME_CHARS: Final = 60
-
-
-class _Where(TypedDict):
-    """Whose calls, of which environment and time."""
-
-    organization_id: int
-    environment: str
-    start: datetime
-    end: datetime
+_SECOND: Final = "%Y-%m-%dT%H:%M:%S"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +71,8 @@ class _Asked:
     customer: str
     # None: it is not in the address, and the switch of the rail decides.
     environment: str | None
+    # Calls are read one by one, however many there are.
+    is_patient: bool = False
 
     @classmethod
     def read(cls, params: QueryDict) -> "_Asked":
@@ -83,6 +83,7 @@ class _Asked:
             until=params.get("to", "").strip(),
             customer=params.get("customer", "").strip(),
             environment=params.get("environment"),
+            is_patient=params.get(PATIENT) == "1",
         )
 
     def pairs(self, *without: str) -> list[tuple[str, str]]:
@@ -97,11 +98,9 @@ class _Asked:
         return [(name, value) for name, value in found if name not in without]
 
     def address(self, **changed: str) -> str:
-        """Return the query string with some of it changed."""
-        params = QueryDict(mutable=True)
-        for name, value in replace(self, **changed).pairs():
-            params[name] = value
-        return f"?{params.urlencode()}"
+        """Return the query string with some of it changed; what a page waits for is not part of it."""
+        changes: dict[str, Any] = dict(changed)
+        return f"?{urlencode(replace(self, **changes).pairs())}"
 
     @property
     def is_narrowed(self) -> bool:
@@ -116,6 +115,8 @@ class _Window:
     end: datetime
     length: timedelta
     is_custom: bool
+    # It ends with the hour that is passing: nothing lies behind it yet.
+    is_open: bool
 
     @property
     def days(self) -> int:
@@ -177,7 +178,7 @@ def _window(asked: _Asked, now: datetime) -> _Window:
     length = timedelta(days=found[1])
     # A day is compared by the hour, weeks by the day: today is part of them as far as it goes.
     start = end - length if found[1] == 1 else figures.floor(now, "day") - length + timedelta(days=1)
-    return _Window(start, end, length, is_custom=False)
+    return _Window(start, end, length, is_custom=False, is_open=True)
 
 
 def _custom(asked: _Asked, end_of_now: datetime) -> _Window:
@@ -190,7 +191,13 @@ def _custom(asked: _Asked, end_of_now: datetime) -> _Window:
         raise query.InvalidQuery(f"Choose at most {MAX_DAYS} days.", param="from")
     start, end = _midnight(since), _midnight(until) + timedelta(days=1)
     # Days that are still to come would be compared with days that are over.
-    return _Window(start, max(min(end, end_of_now), start + timedelta(hours=1)), length, is_custom=True)
+    return _Window(
+        start,
+        max(min(end, end_of_now), start + timedelta(hours=1)),
+        length,
+        is_custom=True,
+        is_open=end >= end_of_now,
+    )
 
 
 def _day(text: str, name: str) -> date:
@@ -265,78 +272,60 @@ def _shown(
 ) -> dict[str, Any]:
     """Read and write everything below the controls. Raises: Error."""
     bucket, by, filters = _bucket(asked, window), _by(asked), _filters(asked, keys)
-    where: _Where = {
-        "organization_id": organization.pk,
-        "environment": environment,
-        "start": window.start,
-        "end": window.end,
-    }
-    points = figures.timeline(**where, bucket=bucket, filters=filters)
-    total = sum((point.figures for point in points), Figures())
-    start, end = window.previous
-    before: _Where = {**where, "start": start, "end": end}
-    previous = figures.totals(**before, filters=filters)
-    spend = figures.series(
-        **where, metric="cost", group_by="model", bucket=bucket, limit=_MODELS_IN_CHART, filters=filters
-    )
-    broken_down, is_too_slow = _broken_down(where, by, filters)
-    values = figures.values(**where)
+    scope = Scope(organization.pk, window.start, window.end, environment, filters, is_open=window.is_open)
     leads = _Logs(asked, window, environment)
-    return {
+    shown = {
         "window": window,
         "environment_shown": environment,
         "buckets": [(BUCKETS[each], asked.address(bucket=each), each == bucket) for each in _buckets(window)],
         "dimensions": [(label, asked.address(by=name), name == by) for name, label in DIMENSIONS.items()],
-        "models": _offered(values["model"], asked.model),
-        "providers": _offered(values["provider"], asked.provider),
-        "total": total,
-        "is_new": not total.calls and not reading.has_logs(organization_id=organization.pk),
-        "tiles": tiles(total, previous, window.before),
-        "charts": _charts(points, spend, bucket, leads),
+        "models": _offered((), asked.model),
+        "providers": _offered((), asked.provider),
         "by": by,
         "by_label": DIMENSIONS[by],
-        "lines": _lines(broken_down, by, total.calls, keys, leads),
-        "others": _others(broken_down, by, total.calls),
-        "unnamed": _unnamed(broken_down, total) if by == "customer" and not is_too_slow else 0,
-        "is_too_slow": is_too_slow,
         "logs_address": leads.address(),
     }
-
-
-def _broken_down(where: _Where, by: Dimension, filters: Filters) -> tuple[Breakdown, bool]:
-    """Return the breakdown, and whether it would have taken too long: the rest of the page does not wait for it."""
-    try:
-        return figures.breakdown(**where, by=by, limit=_LISTED, filters=filters), False
-    except reading.SearchTooSlow:
-        return Breakdown((), Figures(), 0), True
+    if not asked.is_patient and (calls := figures.calls_to_read(scope, by)) > _AT_ONCE:
+        return shown | {"calls_to_read": calls, "complete": f"{asked.address()}&{PATIENT}=1"}
+    found = figures.report(scope, before=window.previous, bucket=bucket, by=by, limit=_LISTED, models=_MODELS_IN_CHART)
+    total = sum((point.figures for point in found.points), Figures())
+    broken_down = found.breakdown or Breakdown((), Figures(), 0)
+    return shown | {
+        "models": _offered(found.values["model"], asked.model),
+        "providers": _offered(found.values["provider"], asked.provider),
+        "total": total,
+        "is_new": not total.calls and not reading.has_logs(organization_id=organization.pk),
+        "tiles": tiles(total, found.previous, window.before),
+        "charts": _charts(found.points, found.spend, bucket, leads),
+        "lines": _lines(broken_down, by, total.calls, keys, leads),
+        "others": _others(broken_down, by, total.calls),
+        "unnamed": _unnamed(broken_down, total) if by == "customer" and found.breakdown else 0,
+        "is_too_slow": found.breakdown is None,
+    }
 
 
 def _offered(values: Sequence[str], chosen: str) -> list[str]:
     return [*values, chosen] if chosen and chosen not in values else list(values)
 
 
-@dataclass(frozen=True, slots=True)
 class _Logs:
     """Where the calls behind a figure are listed."""
 
-    asked: _Asked
-    window: _Window
-    environment: str
+    def __init__(self, asked: _Asked, window: _Window, environment: str) -> None:
+        self._window = window
+        self._path = reverse("logs")
+        self._kept = dict(asked.pairs("range", "from", "to", "bucket", "by", "environment"))
+        if asked.environment is not None:
+            self._kept["environment"] = environment
 
     def address(
         self, *, since: datetime | None = None, until: datetime | None = None, more: Mapping[str, str] | None = None
     ) -> str:
         """Return the address of the calls in a part of the window, with these values on top of the filters."""
-        since = max(since or self.window.start, self.window.start)
-        until = min(until or self.window.end, self.window.end) - timedelta(seconds=1)
-        params = QueryDict(mutable=True)
-        chosen = dict(self.asked.pairs("range", "from", "to", "bucket", "by", "environment")) | dict(more or {})
-        for name, value in chosen.items():
-            params[name] = value
-        if self.asked.environment is not None:
-            params["environment"] = self.environment
-        params["from"], params["to"] = f"{since:%Y-%m-%dT%H:%M:%S}", f"{until:%Y-%m-%dT%H:%M:%S}"
-        return f"{reverse('logs')}?{params.urlencode()}"
+        since = max(since or self._window.start, self._window.start)
+        until = min(until or self._window.end, self._window.end) - timedelta(seconds=1)
+        params = self._kept | dict(more or {}) | {"from": f"{since:{_SECOND}}", "to": f"{until:{_SECOND}}"}
+        return f"{self._path}?{urlencode(params)}"
 
 
 def _charts(

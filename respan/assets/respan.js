@@ -3,6 +3,7 @@
 import htmx from "htmx.org";
 import { copying } from "./copying.js";
 import { dialogs } from "./dialogs.js";
+import { drawers } from "./drawer.js";
 import { entries } from "./entries.js";
 import { filtering } from "./filtering.js";
 import { finding } from "./finding.js";
@@ -67,6 +68,7 @@ dialogs();
 finding();
 forgetting();
 loading();
+drawers(); // before logs: it looks which popovers a press is beside
 logs();
 theme();
 tips();

@@ -1,11 +1,11 @@
 """`make bench`: what a call costs, in CPU and in time, beside a raw relay in the same rounds.
 
 Starts a fake provider (C), a raw relay (uvicorn and aiohttp, nothing else) and a whole installation (`manage.py up`),
-then visits them in turn and prints medians; "translated" is an Anthropic client of the same chat provider. CPU is user
-plus system time of the process, divided by calls. In columns "alone" shipper and worker are paused meanwhile: what they
-cost web is cache, not work. The machine is noisy: trust CPU before latency, and ratios before either. A hold waits for
-the database's disk: what a lone `fdatasync` takes there is printed, to be subtracted. Not a test: nothing here fails
-for being slow.
+then visits them in turn and prints medians; "translated" is an Anthropic client of the same chat provider, "cache hit"
+one question with an own key that the response cache answers every time. CPU is user plus system time of the process,
+divided by calls. In columns "alone" shipper and worker are paused meanwhile: what they cost web is cache, not work. The
+machine is noisy: trust CPU before latency, and ratios before either. A hold waits for the database's disk: what a lone
+`fdatasync` takes there is printed, to be subtracted. Not a test: nothing here fails for being slow.
 Neighbours: `gwload.c` (load), `fakeup.c` (provider), `relay.py`, `docs/performance.md` (where figures are kept).
 """
 
@@ -77,7 +77,7 @@ def build() -> None:
         subprocess.run(["cc", "-O2", "-w", "-o", BIN / name, HERE / f"{name}.c", "-lm"], check=True)
 
 
-def body(folder: Path, name: str, model: str, *, stream: bool) -> Path:
+def body(folder: Path, name: str, model: str, *, stream: bool = False, **members: object) -> Path:
     """Write a request of about a kilobyte."""
     text = ("Summarise the following paragraph in one sentence. " * 21)[:1000]
     content = {
@@ -87,6 +87,7 @@ def body(folder: Path, name: str, model: str, *, stream: bool) -> Path:
             {"role": "user", "content": text},
         ],
         "max_tokens": 256,
+        **members,
     }
     if stream:
         content |= {"stream": True, "stream_options": {"include_usage": True}}
@@ -120,13 +121,14 @@ def seed(installation: Installation, **wanted: str) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def answers(url: str, path: Path, key: str | None) -> bool:
+def answers(url: str, path: Path, key: str | None, *, from_cache: bool = False) -> bool:
     request = urllib.request.Request(url, path.read_bytes(), {"Content-Type": "application/json"})
     if key:
         request.add_header("Authorization", f"Bearer {key}")
     try:
         with urllib.request.urlopen(request, timeout=5) as answer:
-            return answer.status == 200 and bool(answer.read())
+            is_hit = answer.headers.get("X-Respan-Cache") == "hit"
+            return answer.status == 200 and bool(answer.read()) and (is_hit or not from_cache)
     except OSError:
         return False
 
@@ -206,23 +208,26 @@ def is_settling(installation: Installation) -> bool:
 
 
 def measure(installation: Installation, targets: dict, bodies: dict, rounds: int, seconds: float) -> dict:
-    """Visit every target in every scenario, round by round."""
+    """Visit every target in every scenario it has a body for, round by round."""
     rows: dict = {}
     for number, (name, target) in enumerate(list(targets.items()) * rounds):
         print(f"{number + 1}/{rounds * len(targets)} {name}", file=sys.stderr)
         with paused(installation, wanted="alone" in name):
             url, key, pids, models = target
             scenarios = {
-                "one": (bodies[models["json"]], "-c", 1),
-                "many": (bodies[models["json"]], "-c", 32),
-                "paced": (bodies[models["paced"]], "-c", 32, "-d", max(seconds, 3)),
-                "burst": (bodies[models["burst"]], "-c", 16),
-                "lone stream": (bodies[models["burst"]], "-c", 1),
+                "one": ("json", "-c", 1),
+                "many": ("json", "-c", 32),
+                "paced": ("paced", "-c", 32, "-d", max(seconds, 3)),
+                "burst": ("burst", "-c", 16),
+                "lone stream": ("burst", "-c", 1),
             }
-            for scenario, (path, *options) in scenarios.items():
+            for scenario, (kind, *options) in scenarios.items():
+                if kind not in models:
+                    continue
                 if "-d" not in options:
                     options += ["-d", seconds]
-                rows.setdefault((name, scenario), []).append(load(url, path, key, pids, *options))
+                found = load(url, bodies[models[kind]], key, pids, *options)
+                rows.setdefault((name, scenario), []).append(found)
     return rows
 
 
@@ -288,6 +293,20 @@ def report_translation(rows: dict) -> None:
     )
 
 
+def report_cache(rows: dict) -> None:
+    """Print what a hit of the response cache takes, beside a call with an own key and the provider itself."""
+    hit, uncached, direct = (median(rows, name, "one", "p50") for name in ("cache hit", "own key", "direct"))
+    cpu_ms, uncached_ms = (median(rows, name, "many", "cpu.cpu_ms_per_req") for name in ("cache hit", "own key"))
+    database_ms = median(rows, "cache hit", "many", "cpu.cpu_ms_per_req", 1)
+    errors = sum(row["errors"] for scenario in ("one", "many") for row in rows["cache hit", scenario])
+    print(
+        f"A cache hit takes {hit:.2f} ms (p50) at one connection and adds {hit - direct:.2f} ms to what the provider "
+        f"takes directly, {direct:.2f} (budget 1); an uncached call with an own key takes {uncached:.2f}. At 32 "
+        f"connections a hit costs {cpu_ms:.3f} ms of CPU and {database_ms:.3f} of PostgreSQL's, an uncached call "
+        f"{uncached_ms:.3f}; errors {errors}"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
@@ -304,6 +323,7 @@ def main() -> None:
         name: body(folder, name.replace("/", "-"), name, stream="json" not in name and "s700" not in name)
         for name in ("fake/json", "fake/paced", "fake/burst", "fake-s700", "fake-n50-i10000", "fake-n50-i0")
     }
+    bodies["cached"] = body(folder, "cached", "fake/json", cache_enabled=True)
     ours = {"json": "fake/json", "paced": "fake/paced", "burst": "fake/burst"}
     plain = {"json": "fake-s700", "paced": "fake-n50-i10000", "burst": "fake-n50-i0"}
     env = {
@@ -324,6 +344,7 @@ def main() -> None:
         for address, key in ((relay, None), (gateway, own), (gateway, credits)):
             name = "fake-s700" if key is None else "fake/json"
             wait_until(lambda a=address, k=key, n=name: answers(a, bodies[n], k), what=f"{address} to answer")
+        wait_until(lambda: answers(gateway, bodies["cached"], own, from_cache=True), what="the cache to answer")
         time.sleep(3)
         web = [installation.pids["web"], *backends(installation)]
         targets = {
@@ -332,13 +353,15 @@ def main() -> None:
             "own key": (gateway, own, web, ours),
             "credits": (gateway, credits, web, ours),
             "translated": (f"{installation.base_url}/api/anthropic/v1/messages", own, web, ours),
+            "cache hit": (gateway, own, web, {"json": "cached"}),
             "own key, alone": (gateway, own, web, ours),
             "credits, alone": (gateway, credits, web, ours),
         }
         rows = measure(installation, targets, bodies, options.rounds, options.seconds)
         report_disk(installation)
-    report(rows, list(targets))
+    report(rows, [name for name in targets if name != "cache hit"])
     report_translation(rows)
+    report_cache(rows)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """The documentation as data for its tests: pages, fences, headings, links. Reads files and nothing of the product's.
 
-A fence is a block of code with a language; `no-run` after the language says that no test runs it, and its first line
-says why. Neighbours: `test_snippets.py` (runs the fences), `test_truth.py` (compares the rest with the code).
+A fence is a block of code with a language, and perhaps a mark after it: `no-run` says that no test runs it, and its
+first line says why; `refused`, that the next fence is the error it is answered with; `installs`, that its first line
+names packages, which a long test installs. Neighbours: `test_snippets.py` (runs the fences), `test_truth.py` (compares
+the rest with the code).
 """
 
 import re
@@ -28,11 +30,15 @@ class Fence:
     line: int
     language: str
     text: str
-    is_run: bool
+    marks: frozenset[str] = frozenset()
 
     @property
     def place(self) -> str:
         return f"{self.page}:{self.line}"
+
+    @property
+    def is_run(self) -> bool:
+        return "no-run" not in self.marks
 
     @property
     def reason(self) -> str:
@@ -58,11 +64,11 @@ class Page:
     def fences(self) -> list[Fence]:
         found = []
         for match in _FENCE.finditer(self.source):
-            language, *marks = [*match["info"].split(), ""]
+            language, *marks = match["info"].split() or [""]
             indent = len(match["indent"])
             text = "\n".join(line[indent:] for line in match["text"].splitlines()) + "\n"
             line = self.source.count("\n", 0, match.start()) + 1
-            found.append(Fence(self.path, line, language, text, "no-run" not in marks))
+            found.append(Fence(self.path, line, language, text, frozenset(marks)))
         return found
 
     @cached_property
@@ -83,6 +89,12 @@ class Page:
                 number += 1
             found.add(unique)
         return found
+
+    @cached_property
+    def checked_with(self) -> dict[str, str]:
+        """Return package -> version of the line `Checked with …` that ends the page of an integration."""
+        line = re.search(r"^Checked with (?P<packages>.+)\.$", self.prose, re.M)
+        return dict(re.findall(r"(?P<name>\S+) (?P<version>\d[\d.]*)", line["packages"])) if line else {}
 
     @cached_property
     def links(self) -> list[str]:

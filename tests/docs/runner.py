@@ -1,12 +1,12 @@
 """Runs the Python fences of pages, each page in a process of its own; the SDKs are imported once, before the forks.
 
 Reads `[{"page": ..., "fences": [{"place": ..., "text": ...}]}]` from stdin and writes what failed, page by page, to
-stdout as JSON. The fences of a page share their names, as a reader of it would type them one after the other.
-Not a test; `test_snippets.py` starts it.
+stdout as JSON. The fences of a page share their names, as a reader of it would type them one after the other. Its
+argument is how many seconds a page may take. Not a test; `test_snippets.py` starts it.
 """
 
 import contextlib
-import importlib
+import importlib.util
 import io
 import json
 import os
@@ -16,8 +16,6 @@ import traceback
 import warnings
 
 SDKS = ("openai", "anthropic", "google.genai", "httpx")
-# A page that hangs is a failure of that page alone.
-PAGE_LIMIT_S = 30
 
 
 def _run(fences: list[dict[str, str]]) -> str:
@@ -35,11 +33,11 @@ def _run(fences: list[dict[str, str]]) -> str:
     return ""
 
 
-def _in_a_process(fences: list[dict[str, str]]) -> str:
+def _in_a_process(fences: list[dict[str, str]], limit_s: int) -> str:
     read, write = os.pipe()
     child = os.fork()
     if not child:
-        signal.alarm(PAGE_LIMIT_S)
+        signal.alarm(limit_s)  # a page that hangs is a failure of that page alone
         os.close(read)
         with os.fdopen(write, "w") as pipe:
             pipe.write(_run(fences))
@@ -54,9 +52,10 @@ def _in_a_process(fences: list[dict[str, str]]) -> str:
 def main() -> None:
     warnings.simplefilter("ignore", DeprecationWarning)
     for sdk in SDKS:
-        importlib.import_module(sdk)
-    asked = json.load(sys.stdin)
-    json.dump({page["page"]: said for page in asked if (said := _in_a_process(page["fences"]))}, sys.stdout)
+        if importlib.util.find_spec(sdk.partition(".")[0]):
+            importlib.import_module(sdk)
+    asked, limit_s = json.load(sys.stdin), int(sys.argv[1])
+    json.dump({page["page"]: said for page in asked if (said := _in_a_process(page["fences"], limit_s))}, sys.stdout)
 
 
 if __name__ == "__main__":

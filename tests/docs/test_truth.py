@@ -9,15 +9,17 @@ import re
 from decimal import Decimal
 
 import pytest
+from django.core.management import get_commands
 from django.urls import Resolver404, resolve
 
 from billing.usage import Rates, Usage, cost, explain, nano_from_usd, usd
 from gateway import api as gateway_api
-from gateway import attachments, call, params, rest_api, urls
+from gateway import attachments, cache, call, call_settings, execution_params, outgoing, params, rest_api, urls
 from gateway.dialects import anthropic_encode, registry
-from gateway.params import MAX_IDENTIFIER, MAX_METADATA_MEMBERS, MAX_METADATA_VALUE
+from gateway.params import MAX_IDENTIFIER, MAX_METADATA_MEMBERS, MAX_METADATA_VALUE, Retry
 from respan.api import OPERATORS
 from respan.errors import Error
+from respan.management.commands.doctor import AREAS
 from tests.docs.pages import DOCS, ROOT, Page, pages, words
 from tests.respan.test_errors import every_error
 from tests.respan.test_settings import _documented as settings_of_the_example
@@ -75,6 +77,12 @@ def _is_served(path: str) -> bool:
     except Resolver404:
         return path.startswith("/mcp/")  # served beside Django
     return True
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "SECURITY.md"])
+def test_no_link_of_the_first_pages_is_broken(name):
+    links = [link for link in Page(name, (ROOT / name).read_text()).links if not link.startswith(("http", "#"))]
+    assert [link for link in links if not (ROOT / link.partition("#")[0]).exists()] == []
 
 
 # --- Endpoints -------------------------------------------------------------------------------------------------------
@@ -151,6 +159,17 @@ def test_an_error_is_documented_with_its_status():
 # --- Settings --------------------------------------------------------------------------------------------------------
 
 
+def test_a_setting_is_documented_with_its_default():
+    """Words instead of a value (`.env`, a name that follows from others) stand where there is no fixed default."""
+    shown = {}
+    for line in ALL["operate/settings.md"].prose.splitlines():
+        if line.startswith("| `"):
+            setting, default, *_ = (cell.strip() for cell in line.split("|")[1:])
+            shown[words(setting)[0]] = default
+    fixed = {name: value for name, value in settings_of_the_example().items() if value is not None}
+    assert {name: shown[name] for name in fixed} == {name: f"`{value}`" for name, value in fixed.items()}
+
+
 def test_every_setting_is_documented_and_no_other():
     named = set()
     for line in ALL["operate/settings.md"].prose.splitlines():
@@ -169,6 +188,26 @@ def test_every_setting_that_a_page_names_exists():
 
 # What clients, tests and builds read from their environment.
 _SETTINGS_OF_OTHERS = {"RESPAN_API_KEY", "RESPAN_RECORDINGS", "RESPAN_PICTURES", "RESPAN_BATCHING_ENABLED"}
+
+
+# --- Commands --------------------------------------------------------------------------------------------------------
+
+OPERATORS_PAGES = {
+    **{f"docs/{path}": page.source for path, page in ALL.items()},
+    **{name: (ROOT / name).read_text() for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")},
+}
+
+
+@pytest.mark.parametrize("path", OPERATORS_PAGES)
+def test_every_command_that_a_page_names_exists(path):
+    text = OPERATORS_PAGES[path]
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    assert set(re.findall(r"(?<![\w-])make ([a-z-]+)(?=`|\n|\s+#)", text)) <= targets
+    assert set(re.findall(r"manage\.py ([a-z_]+)", text)) <= get_commands().keys()
+
+
+def test_areas_of_the_doctor_are_those_of_the_code():
+    assert {words(row[0])[0] for row in ALL["operate/troubleshooting.md"].table("Troubleshooting")} == set(AREAS)
 
 
 # --- Arithmetic ------------------------------------------------------------------------------------------------------
@@ -226,6 +265,13 @@ LIMITS = [
     ("gateway/parameters.md", f"Cut at {MAX_IDENTIFIER} characters"),
     ("gateway/parameters.md", f"{MAX_METADATA_MEMBERS} members at most"),
     ("gateway/parameters.md", f"{MAX_METADATA_VALUE:,} characters"),
+    ("gateway/parameters.md", f"with a warning | 1 to {execution_params.MAX_TIMEOUT_S:g} s |"),
+    ("gateway/parameters.md", f"| 1 to 590 s | {outgoing.WHOLE_LIMITS['total']:g}, a whole answer"),
+    ("gateway/parameters.md", f"590, a whole answer {outgoing.WHOLE_LIMITS['first_byte']:g} |"),
+    ("gateway/parameters.md", f"590 s | {outgoing.STREAM_LIMITS['first_byte']:g}, of a model that thinks"),
+    ("gateway/parameters.md", f"how long the answer is kept | 1 to {cache.MAX_TTL_S} s"),
+    ("gateway/parameters.md", f"at first {call_settings.DEFAULTS.cache_ttl_s} |"),
+    ("gateway/parameters.md", f"`num_retries` ({Retry().num_retries}), `retry_after` ({Retry().retry_after_s:g} s"),
     ("billing/credits.md", f"or {call.DEFAULT_MAX_OUTPUT:,} tokens"),
     ("billing/credits.md", f"Below {call.LEAST_CLAMPED_OUTPUT} tokens"),
     ("billing/credits.md", f"plus {call.TOKENS_PER_MESSAGE} tokens a message"),

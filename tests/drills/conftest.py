@@ -30,6 +30,7 @@ class Site:
     organization_id: int = 0
     api_key: str = ""
     granted_nano: int = 0
+    _clerk: "subprocess.Popen[str] | None" = None
 
     def customer(self, credits_usd: str) -> None:
         """Make the customer this drill charges."""
@@ -56,21 +57,40 @@ class Site:
             return books["held"] == 0 and "open" not in books["holds"] and books["count"] >= spans
 
         try:
-            wait_until(quiet, timeout_s=timeout_s, what="every call to be traced and every hold to be resolved")
+            what = "every call to be traced and every hold to be resolved"
+            wait_until(quiet, timeout_s=timeout_s, every_s=0.1, what=what)
         except AssertionError as error:
             raise AssertionError(f"{error}: {books}, {spans} spans wanted") from error
         return books
 
     def _seed(self, wanted: dict[str, Any]) -> dict[str, Any]:
-        done = self._run(["-m", "tests.seed", json.dumps(wanted)])
-        assert done.returncode == 0, done.stderr
-        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        """Ask the one process that seeds this site and reads its books."""
+        if self._clerk is None:
+            self._clerk = subprocess.Popen(
+                [sys.executable, "-m", "tests.seed"],
+                cwd=REPOSITORY, env=self._env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            )  # fmt: skip
+        assert self._clerk.stdin is not None
+        assert self._clerk.stdout is not None
+        self._clerk.stdin.write(json.dumps(wanted) + "\n")
+        self._clerk.stdin.flush()
+        line = self._clerk.stdout.readline()
+        assert line, f"tests.seed ended with {self._clerk.wait()}, its error is above"
+        found: dict[str, Any] = json.loads(line)
         return found
 
+    def close(self) -> None:
+        """Let the process that seeds go."""
+        if self._clerk is not None:
+            self._clerk.communicate(timeout=30)
+
+    @property
+    def _env(self) -> dict[str, str]:
+        return self.installation.env | {"DATABASE_URL": self.installation.database_url}
+
     def _run(self, command: list[str]) -> subprocess.CompletedProcess[str]:
-        env = self.installation.env | {"DATABASE_URL": self.installation.database_url}
         return subprocess.run(
-            [sys.executable, *command], cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=120
+            [sys.executable, *command], cwd=REPOSITORY, env=self._env, capture_output=True, text=True, timeout=120
         )
 
 
@@ -87,7 +107,11 @@ def running_site(folder: Path, *, web_processes: int = 1, settings: Mapping[str,
     cluster = embedded.use(folder / "database")
     try:
         with Installation(data_dir=folder / "data", env=env, database_url=cluster.url) as installation:
-            yield Site(installation, provider, cluster)
+            site = Site(installation, provider, cluster)
+            try:
+                yield site
+            finally:
+                site.close()
     finally:
         provider.stop()
         cluster.release()

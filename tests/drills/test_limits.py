@@ -1,5 +1,10 @@
 """A limit of 100 requests a minute, 1,000 calls, four web processes: exactly 100 pass with Redis, 95 to 100 without."""
 
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
 import time
 import uuid
 from collections.abc import Iterator
@@ -10,7 +15,7 @@ import pytest
 
 from tests.drills.conftest import Site, running_site
 from tests.respan.test_redis import REDIS_URL, needs_redis
-from tests.servers import free_port
+from tests.servers import free_port, wait_until
 
 pytestmark = pytest.mark.xdist_group("limits")
 
@@ -66,8 +71,7 @@ def test_four_web_processes_and_a_thousand_calls(where: str, tmp_path: Path) -> 
 
 
 @pytest.mark.long
-def test_a_redis_that_goes_away_stops_no_call(tmp_path: Path) -> None:
-    """Each process then allows its share, and a call costs little more."""
+def test_without_its_redis_each_process_allows_its_share(tmp_path: Path) -> None:
     settings = {"REDIS_URL": f"redis://127.0.0.1:{free_port()}/0"}
     with running_site(tmp_path, web_processes=4, settings=settings) as site:
         site.customer("0")
@@ -79,3 +83,64 @@ def test_a_redis_that_goes_away_stops_no_call(tmp_path: Path) -> None:
     # Every process that was asked allowed 10 a minute, in at most two minutes of the clock.
     assert 10 <= counts[200] <= 80
     print(f"Redis away, limit 40 a minute, 400 calls, 4 web processes: {dict(counts)}")
+
+
+@contextmanager
+def own_redis(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """Run a Redis that may be stopped; yield its address."""
+    port = free_port()
+    command = ["redis-server", "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--dir", str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: _listens(port), what="Redis to listen")
+        yield f"redis://127.0.0.1:{port}/0", process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _listens(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=0.5):
+            return True
+    except OSError:
+        return False
+
+
+@pytest.mark.long
+@pytest.mark.skipif(shutil.which("redis-server") is None, reason="no redis-server is installed")
+def test_a_redis_that_goes_away_stops_no_call(tmp_path: Path) -> None:
+    """First it takes questions and gives no answer, then it is dead. A call waits 50 ms at most, and only the first."""
+    members = {"customer_params": {"customer_identifier": uuid.uuid4().hex, "rate_limit": 1_000_000}}
+    with (
+        own_redis(tmp_path) as (url, process),
+        running_site(tmp_path, web_processes=4, settings={"REDIS_URL": url}) as site,
+    ):
+        site.customer("0")
+
+        def lasted(calls: int) -> list[float]:
+            traffic = site.traffic("sandbox/echo", connections=4, calls=calls, members=members).start()
+            traffic.join()
+            assert set(traffic.counts()) == {200}
+            assert all(outcome.complete for outcome in traffic.outcomes)
+            return [outcome.seconds for outcome in traffic.outcomes]
+
+        lasted(100)  # each process has met the limit
+        usual = quantiles(lasted(400))
+        assert "redis_left_alone" not in site.installation.log()
+        process.send_signal(signal.SIGSTOP)
+        mute = quantiles(lasted(400))
+        assert "redis_left_alone" in site.installation.log()
+        process.kill()
+        dead = quantiles(lasted(400))
+    told = (f"{name} {p50:.0f}, {p90:.0f}" for name, (p50, p90) in {"there": usual, "mute": mute, "dead": dead}.items())
+    print(f"Redis (p50 and p90 of 400 calls in ms): {'; '.join(told)}")
+    for away in (mute, dead):
+        # Five failures in each process leave it alone: nine calls of ten wait for nothing.
+        assert away[1] - usual[1] <= 50
+
+
+def quantiles(seconds: list[float]) -> tuple[float, float]:
+    """Return the median and the ninth decile in milliseconds."""
+    cuts = statistics.quantiles(seconds, n=10)
+    return cuts[4] * 1000, cuts[8] * 1000

@@ -1,7 +1,8 @@
-"""The production set-up, no containers: the commands of compose.yaml, on RabbitMQ, two web processes, `kill -9`.
+"""The production set-up, no containers: the commands of compose.yaml, RabbitMQ, Redis, two web processes, `kill -9`.
 
 Needs a RabbitMQ (RESPAN_TEST_BROKER_URL, by default the one on this machine) and is left out where none answers; the
-database is the run's. Where nginx is installed (or RESPAN_TEST_NGINX names it) calls go through deploy/nginx.conf,
+database is the run's. Where a Redis answers (RESPAN_TEST_REDIS_URL) it is part of the set-up, as with compose's profile
+of that name. Where nginx is installed (or RESPAN_TEST_NGINX names it) calls go through deploy/nginx.conf,
 else each half of them to one process. Neighbours: `test_kills.py` (the same of `manage.py up`), `test_deploy.py`.
 """
 
@@ -10,6 +11,7 @@ import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import kombu
 import psycopg
@@ -32,9 +35,19 @@ from tests.traffic import Traffic
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
 BROKER = os.environ.get("RESPAN_TEST_BROKER_URL", "amqp://guest:guest@127.0.0.1:5672//")
+REDIS = os.environ.get("RESPAN_TEST_REDIS_URL", "redis://127.0.0.1:6379/7")
 NGINX = os.environ.get("RESPAN_TEST_NGINX") or shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
 WEB = ["web-1", "web-2"]
 CALL_NANO = 20 * 10_000
+
+
+def has_redis() -> bool:
+    address = urlsplit(REDIS)
+    try:
+        with socket.create_connection((address.hostname, address.port or 6379), timeout=1):
+            return True
+    except OSError:
+        return False
 
 
 def commands() -> dict[str, list[str]]:
@@ -56,6 +69,7 @@ class Production:
         base = f"http://127.0.0.1:{self.front or self.ports['web-1']}"
         self.env = {**os.environ, "RESPAN_DATA_DIR": str(folder), "CELERY_BROKER_URL": BROKER, **env}
         self.env |= {"RESPAN_BASE_URL": base, "PORT": str(self.ports["web-1"])}
+        self.env |= {"REDIS_URL": REDIS} if has_redis() else {}
         self.base_urls = [base] if NGINX else [f"http://127.0.0.1:{port}" for port in self.ports.values()]
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -136,10 +150,12 @@ def production(django_db_setup: None, tmp_path: Path) -> Iterator[tuple[Producti
         pytest.skip(f"no RabbitMQ at {BROKER.rpartition('@')[2]}: {error}")
     provider = Provider().start()
     running = Production(tmp_path, stack.environment(tmp_path, provider))
+    site = Site(running, provider, cluster=None)  # type: ignore[arg-type]
     try:
         running.start()
-        yield running, Site(running, provider, cluster=None)  # type: ignore[arg-type]
+        yield running, site
     finally:
+        site.close()
         running.stop()
         provider.stop()
 
@@ -195,6 +211,7 @@ def check(running: Production, site: Site, traffics: list[Traffic]) -> None:
     statuses = {status: sum(o.status == status for o in outcomes) for status in {o.status for o in outcomes}}
     print(f"PostgreSQL {version[0]}; {len(outcomes)} calls {statuses}; {books['spans']}; {books['holds']}; {left} left")
     examined = running.run(
-        [sys.executable, "manage.py", "doctor", "--only", "broker", "shipper", "workers", "database"]
+        [sys.executable, "manage.py", "doctor", "--only", "redis", "broker", "shipper", "workers", "database"]
     )
     assert examined.returncode == 0, examined.stdout
+    print(examined.stdout)

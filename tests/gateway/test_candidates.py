@@ -336,6 +336,21 @@ def test_a_group_none_of_whose_members_can_serve_says_why():
         search(GPT, own=ALL, load_balance_models=members((blind(), 1)), messages=[message("Look", **PICTURE)])
 
 
+def test_which_of_several_models_answered_before_is_unknown_but_of_one_it_is_known():
+    def others(found):
+        return [each.is_other_model for each in found[0]]
+
+    assert others(search(GPT, own=ALL, fallback_models=[CLAUDE])) == [False, True]
+    assert others(search(GPT, own=ALL, load_balance_models=members((GPT, 1), (CLAUDE, 1)))) == [True, True]
+    assert others(search("x", own=ALL, settings=grouped(), load_balance_group={"group_id": "fast"})) == [True, True]
+    two_keys = (OPENAI, key("openai", "second"))
+    assert others(search(GPT, own=two_keys)) == [False, False]
+    alone = [{"model": GPT, "weight": 1, "credentials": [name]} for name in ("main", "second")]
+    found = search(GPT, own=two_keys, load_balance_models=alone)
+    assert [way[3] for way in ways(found)] in (["main", "second"], ["second", "main"])
+    assert others(found) == [False, True]  # the second one is asked as a fallback is
+
+
 def grouped(strategy="weighted", *, group_members=None):
     group_members = group_members or (Member(GPT, 1), Member(CLAUDE, 1))
     return replace(DEFAULTS, groups={"fast": Group("fast", strategy, group_members)})

@@ -2,16 +2,21 @@
 
 import uuid
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 
 from accounts import keys
 from accounts.models import AuditEvent
+from gateway import limit_events
 from gateway.models import LimitCounter, LimitPolicy
 from gateway.windows import NEVER_MS
+from respan import ids
+from tests.traces.rows import insert_span
 
 pytestmark = pytest.mark.django_db
 LIST = "/platform/api/limits/"
@@ -30,6 +35,10 @@ def as_user(cast: Any) -> Callable[[str], Client]:
 def form(**fields: Any) -> dict[str, Any]:
     usual = {"name": "All", "metric": "request_count", "period": "minute", "most": "100", "warn": ""}
     return usual | {"whom": "organization_id", "submission": str(uuid.uuid4())} | fields
+
+
+def ago(**units: float) -> datetime:
+    return timezone.now() - timedelta(**units)
 
 
 def rows(organization: Any) -> list[Any]:
@@ -135,6 +144,49 @@ def test_what_is_used_is_drawn(as_user: Callable[[str], Client], organization: A
     assert 'value="25" aria-label="All: 25 %"' in text
 
 
+def test_what_a_limit_did_lately_is_told(
+    as_user: Callable[[str], Client], organization: Any, other_organization: Any
+) -> None:
+    """A soft limit refuses nothing: the page is where a person sees that it was reached."""
+    client = as_user("owner")
+    assert "Last 24 hours" not in client.get(LIST).content.decode()
+    for name in ("Watch", "Quiet"):
+        client.post(LIST, form(name=name, most="", warn="80"))
+    refused = {"status": "error", "http_status": 429, "error_code": "rate_limit_exceeded", "limit_name": "Watch"}
+    insert_span(organization_id=organization.pk, limit_name="Watch", started_at=ago(hours=25))
+    insert_span(organization_id=organization.pk, limit_name="Watch", started_at=ago(hours=3), environment="test")
+    insert_span(organization_id=organization.pk, started_at=ago(hours=2), **refused)
+    last = insert_span(organization_id=organization.pk, limit_name="Watch", started_at=ago(hours=1))
+    insert_span(organization_id=other_organization.pk, limit_name="Quiet")
+    insert_span(organization_id=organization.pk)
+
+    page = as_user("member").get(LIST)
+    watch, quiet = (
+        next(line for line in page.context["lines"] if line.row.name == name) for name in ("Watch", "Quiet")
+    )
+    assert (watch.event.refused, watch.event.warned) == (1, 2)
+    assert watch.event.log_id == ids.encode("log", last)
+    assert quiet.event is None
+    text = page.content.decode()
+    for said in ("Last 24 hours", "not reached", reverse("log", args=[ids.encode("log", last)])):
+        assert said in text
+
+
+def test_the_newest_calls_are_told_with_since_when(as_user: Callable[[str], Client], organization: Any) -> None:
+    as_user("owner").post(LIST, form(name="Watch", most="", warn="80"))
+    for hours in (5, 4, 3):
+        insert_span(organization_id=organization.pk, limit_name="Watch", started_at=ago(hours=hours))
+    now = timezone.now()
+
+    found = limit_events.lately(organization, now=now, most=2)
+    assert found is not None
+    assert (found.is_day, found.events["Watch"].warned) == (False, 2)
+    assert now - found.since < timedelta(hours=4, seconds=30)
+    whole = limit_events.lately(organization, now=now, most=3)
+    assert whole is not None
+    assert (whole.is_day, whole.since, whole.events["Watch"].warned) == (True, now - timedelta(days=1), 3)
+
+
 def test_names_are_text(as_user: Callable[[str], Client]) -> None:
     client = as_user("owner")
     client.post(LIST, form(name="<b>bold</b>", whom="customer_identifier", value="<i>ann</i>"))
@@ -179,10 +231,6 @@ def test_the_page_of_keys_shows_the_limits_of_each(
 
 
 def test_a_key_that_was_rotated_keeps_its_limit(as_user: Callable[[str], Client], organization: Any, cast: Any) -> None:
-    from datetime import timedelta
-
-    from django.utils import timezone
-
     old = keys.issue(organization=organization, name="Old", environment="production", created_by=None).api_key
     as_user("owner").post(LIST, form(whom="api_key_id", key=old.public_id))
     new = keys.rotate(api_key=old, overlap=timedelta(hours=1), actor=cast.owner, now=timezone.now()).api_key

@@ -4,6 +4,7 @@ The rules by themselves are in `test_retrying.py` and `test_health.py`; sixteen 
 in `tests/drills/test_failures.py`. Scripts of the providers: `tests/provider.py`.
 """
 
+import json
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
@@ -186,6 +187,55 @@ def test_reasoning_of_the_first_model_is_not_shown_to_the_second(tenant):
     assert [block["type"] for block in claude.last.json["messages"][1]["content"]] == ["text"]
 
 
+def test_reasoning_that_any_member_of_a_group_may_have_made_is_shown_to_none(tenant):
+    one = tenant(credits_usd="5")
+    claude = one.stack.vendors.anthropic
+    asking, path = {"role": "user", "content": "Hello"}, "/api/anthropic/v1/messages"
+    budget = {"thinking": {"type": "enabled", "budget_tokens": 1024}, "max_tokens": 2000}
+    first = one.post({"model": "fake-anthropic/claude-budget", "messages": [asking], **budget}, path=path)
+    history = [asking, {"role": "assistant", "content": first.json["content"]}, {"role": "user", "content": "And?"}]
+    assert first.json["content"][0]["type"] == "thinking"
+
+    def reached(*models):
+        members = [{"model": f"fake-anthropic/{model}", "weight": 1} for model in models]
+        body = {"model": "shared", "messages": history, "max_tokens": 2000}
+        answer = one.post({**body, "respan_params": {"load_balance_models": members}}, path=path)
+        assert answer.status == 200, answer.body
+        return [block["type"] for block in claude.last.json["messages"][1]["content"]]
+
+    assert all(reached("claude-budget", "claude-adaptive") == ["text"] for _ in range(6))
+    assert reached("claude-budget") == ["thinking", "text"]
+
+
+@pytest.mark.parametrize("carrier", ["body", "respan_params", "header"])
+def test_models_without_a_model_are_asked_in_their_order(tenant, carrier):
+    one = tenant(credits_usd="5")
+    members = {"models": ["fake/broken", "fake/chat"], "retry_params": NO_RETRIES}
+    body, headers = {"messages": [{"role": "user", "content": "Hello there"}], "max_tokens": 50}, {}
+    if carrier == "header":
+        headers = {"X_Data_Respan_Params": json.dumps(members)}
+    else:
+        body |= members if carrier == "body" else {"respan_params": members}
+    answer = one.post(body, **headers)
+    log = one.log(answer.log_id)
+    assert (answer.status, log["model"], log["fallback"]) == (200, "fake/broken", 1)
+    assert [attempt["status"] for attempt in tried(log)] == [500, 200]
+    sent = one.stack.provider.requests[-1].json
+    assert sent["model"].startswith("fake:chunks=5")
+    assert sent.keys() == {"model", "messages", "max_tokens"}
+
+
+def test_a_group_needs_no_model_beside_it(tenant):
+    one = tenant(credits_usd="5")
+    body = {"messages": [{"role": "user", "content": "Hello there"}], "max_tokens": 50}
+    answer = one.post({**body, "load_balance_models": [{"model": "fake/chat", "weight": 1}]})
+    assert answer.status == 200
+    for nothing in ({}, {"models": []}, {"model": "", "models": []}):
+        refused = one.post({**body, **nothing})
+        assert (refused.status, refused.error["param"]) == (400, "model")
+    assert len(one.stack.provider.requests) == 1
+
+
 def test_what_only_the_first_account_knows_is_no_question_for_another(tenant):
     one = tenant()
     vendors = one.stack.vendors
@@ -198,10 +248,35 @@ def test_what_only_the_first_account_knows_is_no_question_for_another(tenant):
     assert "previous_response_id" in answer.error["message"]
     assert vendors.anthropic.requests == []
     log = one.log(answer.log_id)
-    assert [attempt["provider"] for attempt in log["attempts"] if attempt["skipped"]] == ["anthropic"]
+    [passed_over] = [attempt for attempt in log["attempts"] if attempt["skipped"]]
+    why = "Anthropic cannot have previous_response_id: it is kept in the account that was asked first."
+    assert (passed_over["provider"], passed_over["error"]) == ("anthropic", why)
+    assert f"anthropic/claude was skipped: {why}" in answer.error["message"]
+    assert "scripted 500" in answer.error["message"]
 
     answer = one.post({**asking, **more}, path="/api/responses")
     assert (answer.status, len(vendors.anthropic.requests)) == (200, 1)
+
+
+def test_a_file_in_the_first_account_is_no_question_for_another(tenant):
+    one = tenant(local=True)
+    claude = one.stack.vendors.anthropic
+    connect(one.organization, "anthropic", secret="sk-ant-own-1b7e", base_url=claude.base_url)
+    place = {"X-Respan-Provider": "local"}
+    document = ("contract.pdf", b"%PDF-1.7", "application/pdf")
+    file = one.client.files.create(file=document, purpose="user_data", extra_headers=place)
+    content = [{"type": "text", "text": "What does it say?"}, {"type": "file", "file": {"file_id": file.id}}]
+    body = {"model": "local/fake:status=500", "messages": [{"role": "user", "content": content}]}
+
+    answer = one.post({**body, "fallback_models": ["anthropic/claude"]})
+    assert (answer.status, claude.requests) == (500, [])
+    log = one.log(answer.log_id)
+    [passed_over] = [attempt for attempt in log["attempts"] if attempt["skipped"]]
+    why = "a file of the request is in the account of another provider key"
+    assert passed_over["model"] == "anthropic/claude"
+    assert why in passed_over["error"]
+    for said in ("scripted 500", "anthropic/claude was skipped", why):
+        assert said in answer.error["message"]
 
 
 def test_a_fallback_list_that_cannot_serve_is_told_with_the_primarys_error(tenant):

@@ -1,22 +1,34 @@
 """An SDK's own retry after a dropped answer: the first execution's answer, not a second charge."""
 
+import asyncio
 import json
 import socket
 import threading
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
 from urllib.parse import urlsplit
 
 import pytest
 from anthropic import Anthropic
+from asgiref.sync import sync_to_async
+from django.utils import timezone
 from openai import OpenAI
 
 from accounts import keys
+from gateway import retried
 from gateway.models import IdempotentCall
-from gateway.retried import GRACE_S
+from gateway.replays import Kept
+from gateway.retried import ALIVE_S, GRACE_S
+from tests.conftest import make_organization
 from tests.dropping import Dropping
+from tests.gateway.asking import caller
+from tests.provider import Provider
 from tests.servers import wait_until
+from tests.stack import Stack, new_tenant
 
 COST_NANO = 20 * 10_000  # `fake/exact`: 20 output tokens at $10 a million
 
@@ -254,3 +266,96 @@ def test_of_a_key_without_retention_nothing_is_left(tenant):
         ask_many(one, proxy.base_url, 1, model="local/fake")
     assert asked(one) == 1
     assert not IdempotentCall.objects.filter(organization=one.organization).exists()
+
+
+@pytest.fixture
+def two(running, transactional_db):
+    """A tenant at each of two web processes that share nothing but the database."""
+    provider = Provider().start()
+    env = {"RESPAN_UPSTREAM_ALLOW": provider.address, "RESPAN_WEB_PROCESSES": "2"}
+    here, there = (Stack(running(env=env), provider, vendors=None) for _ in range(2))
+    one = new_tenant(here, local=True)
+    yield one, replace(one, stack=there)
+    provider.stop()
+
+
+def test_a_retry_keeps_a_call_alive_in_another_process(two):
+    here, there = two
+    body = chat(f"local/fake:first={ALIVE_S + 1}")
+    with under_way(here, body):
+        pass
+    retry = attempt(there, body, 1)
+    assert (retry.status, is_replay(retry), asked(here)) == (200, True, 1)
+    assert here.stack.provider.last.gone_at is None
+
+
+def test_a_retry_that_left_another_process_keeps_nothing_alive(two):
+    here, there = two
+    body = chat("local/fake:silence")
+    with under_way(here, body):
+        pass
+    with under_way(there, body, 1):
+        pass
+    wait_until(lambda: here.stack.provider.last.gone_at, timeout_s=20, what="the provider to be cancelled")
+    assert asked(here) == 1
+
+
+def test_a_retry_elsewhere_of_what_failed_meanwhile_is_executed_at_once(two):
+    here, there = two
+    body = chat("local/fake:first=1,times=1:status=500")
+    with under_way(here, body):
+        pass
+    begun = time.monotonic()
+    retry = attempt(there, body, 1)
+    assert (retry.status, is_replay(retry), asked(here)) == (200, False, 2)
+    assert time.monotonic() - begun < 1 + 1 + ALIVE_S  # both calls, and no waiting for word to grow old
+
+
+@pytest.fixture
+async def execution(settings, transactional_db):
+    """What another process is executing, whose word comes late."""
+    settings.RESPAN_WEB_PROCESSES = 2
+
+    @sync_to_async
+    def made():
+        organization = make_organization(f"Tenant {uuid.uuid4().hex[:8]}")
+        issued = keys.issue(organization=organization, name="Test", environment="production", created_by=None)
+        return replace(caller(organization.pk), api_key_id=issued.api_key.pk)
+
+    return retried.Execution(await made(), uuid.uuid4().bytes * 2, 0)
+
+
+async def test_a_retry_that_comes_before_the_word_of_its_client_having_left_finds_it(execution):
+    kept = Kept(200, "application/json", {}, False, b"{}")
+    looking = asyncio.create_task(retried._taken(execution.caller, execution.digest, 1))
+    await asyncio.sleep(retried.LOOK_EVERY_S)
+    await retried._saved(execution, None)
+    await retried._saved(execution, kept)
+    assert await looking == kept
+
+
+async def test_alone_a_retry_waits_for_nobodys_word(execution, settings):
+    settings.RESPAN_WEB_PROCESSES = 1
+    looking = asyncio.create_task(retried._taken(execution.caller, execution.digest, 1))
+    assert await looking is None
+    assert not await sync_to_async(
+        IdempotentCall.objects.filter(organization_id=execution.caller.organization_id).exists
+    )()
+
+
+async def test_word_is_taken_back_where_nobody_waits_and_kept_where_somebody_does(execution):
+    await retried._saved(execution, None)
+    rows = IdempotentCall.objects.filter(organization_id=execution.caller.organization_id)
+    looking = asyncio.create_task(retried._taken(execution.caller, execution.digest, 1))
+    async with asyncio.timeout(5):
+        while not await rows.filter(retry_count=1).aexists():  # noqa: ASYNC110  (nothing tells of it)
+            await asyncio.sleep(0.01)
+    assert await retried._wanted(execution)
+    assert await rows.acount() == 1
+    looking.cancel()
+    await asyncio.gather(looking, return_exceptions=True)
+
+    await rows.aupdate(deadline_at=timezone.now() - timedelta(seconds=1))  # as if it had left a while ago
+    assert not await retried._wanted(execution)
+    assert await rows.acount() == 0
+    assert await retried._taken(execution.caller, execution.digest, 2) is None

@@ -318,6 +318,24 @@ async def test_while_the_store_is_away_a_process_allows_its_share(place, organiz
     assert time.monotonic() - begun < 5
 
 
+async def test_whoever_comes_as_a_question_is_answered_asks_again_and_holds_nobody_up(place, organization, settings):
+    """He must not wait for what is answered already: that never gives way, and the whole process would stand still."""
+    await limit(organization, hard=41)
+    await limits.of(organization.pk)
+    settings.RESPAN_WEB_PROCESSES, settings.REDIS_URL = 4, ""
+    counting.here().away_until = time.monotonic() + 60
+    assert len((await entered([call(organization) for _ in range(10)]))[0]) == 10
+
+    async def a_step_later():
+        # Its first step runs after the one that answers the question of those who were there before.
+        return await asyncio.create_task(throttle.enter(call(organization)))
+
+    found = await asyncio.gather(
+        throttle.enter(call(organization)), a_step_later(), a_step_later(), return_exceptions=True
+    )
+    assert [type(each) for each in found] == [throttle.LimitReached] * 3
+
+
 async def test_what_is_not_booked_at_the_end_of_a_process_is_booked_then(place, organization):
     await limit(organization, "token_count", hard=1_000)
     [permit], _ = await entered([call(organization)])

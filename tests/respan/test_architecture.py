@@ -43,7 +43,17 @@ FLOOR = {
 }  # fmt: skip
 # What other apps may enter an app by. The roof (the rest of respan) may enter anywhere.
 DOORS = {
-    "accounts": {"models", "console", "keys", "signup", "tenancy", "authentication", "audit", "organizations", "factor_sealing"},
+    "accounts": {
+        "models",
+        "console",
+        "keys",
+        "signup",
+        "tenancy",
+        "authentication",
+        "audit",
+        "organizations",
+        "factor_sealing",
+    },
     "billing": {"usage", "prices", "ledger", "limits"},
     "traces": {"spans", "intake", "reading", "query", "figures", "seeding"},
     "gateway": set(),

@@ -17,6 +17,9 @@ from tests.conftest import on_server
 from tests.servers import REPOSITORY, Server, wait_until
 from tests.stack import call
 
+# One worker runs them all: they share a database that was lived in.
+pytestmark = pytest.mark.xdist_group("backup")
+
 TABLES = [
     "accounts_user", "accounts_organization", "accounts_apikey", "billing_wallet", "billing_entry", "billing_hold",
     "billing_grant", "gateway_credential", "traces_span", "django_migrations", "billing_modelrates",
@@ -82,10 +85,22 @@ def lived_in(place: Any) -> Place:
     return source
 
 
-def test_what_was_there_is_there_again_in_another_database(lived_in: Place, place: Any, tmp_path: Path) -> None:
-    file = tmp_path / "respan.tar"
-    made = lived_in.manage("backup", str(file))
+@pytest.fixture(scope="module")
+def made(lived_in: Place) -> "subprocess.CompletedProcess[str]":
+    """A backup of it, as it was said to be made; the file is `made.args[-1]`."""
+    return lived_in.manage("backup", str(lived_in.folder / "respan.tar"))
+
+
+@pytest.fixture(scope="module")
+def file(made: "subprocess.CompletedProcess[str]") -> Path:
+    """The file of that backup."""
     assert made.returncode == 0, made.stderr
+    return Path(made.args[-1])
+
+
+def test_what_was_there_is_there_again_in_another_database(
+    lived_in: Place, place: Any, made: "subprocess.CompletedProcess[str]", file: Path
+) -> None:
     assert "5 traces" in made.stdout
     assert "without RESPAN_KEYS no stored provider key can be read" in made.stdout
     assert file.stat().st_mode & 0o777 == 0o600
@@ -105,9 +120,7 @@ def test_what_was_there_is_there_again_in_another_database(lived_in: Place, plac
     assert target.manage("doctor", "--only", "database").returncode == 0
 
 
-def test_a_backup_can_be_made_while_calls_are_traced_and_says_one_moment(lived_in: Place, tmp_path: Path) -> None:
-    file = tmp_path / "respan.tar"
-    assert lived_in.manage("backup", str(file)).returncode == 0
+def test_a_backup_can_be_made_while_calls_are_traced_and_says_one_moment(file: Path, tmp_path: Path) -> None:
     with tarfile.open(file) as archive:
         assert archive.getnames() == [backup.MANIFEST, backup.DUMP]
         manifest = json.load(archive.extractfile(backup.MANIFEST))
@@ -120,9 +133,8 @@ def test_a_backup_can_be_made_while_calls_are_traced_and_says_one_moment(lived_i
     assert "TABLE DATA public billing_entry" in listed.stdout
 
 
-def test_secrets_are_inside_only_when_asked_for(lived_in: Place, place: Any, tmp_path: Path) -> None:
-    plain, whole, secrets = tmp_path / "plain.tar", tmp_path / "whole.tar", tmp_path / "secrets.env"
-    assert lived_in.manage("backup", str(plain)).returncode == 0
+def test_secrets_are_inside_only_when_asked_for(lived_in: Place, place: Any, file: Path, tmp_path: Path) -> None:
+    plain, whole, secrets = file, tmp_path / "whole.tar", tmp_path / "secrets.env"
     made = lived_in.manage("backup", str(whole), "--with-secrets")
     assert "It holds the secrets" in made.stdout
     ring = os.environ["RESPAN_KEYS"].encode()
@@ -136,9 +148,7 @@ def test_secrets_are_inside_only_when_asked_for(lived_in: Place, place: Any, tmp
     assert f"RESPAN_KEYS={os.environ['RESPAN_KEYS']}\n" in secrets.read_text()
 
 
-def test_a_database_that_holds_something_is_replaced_only_by_force(lived_in: Place, tmp_path: Path) -> None:
-    file = tmp_path / "respan.tar"
-    assert lived_in.manage("backup", str(file)).returncode == 0
+def test_a_database_that_holds_something_is_replaced_only_by_force(lived_in: Place, file: Path) -> None:
     refused = lived_in.manage("restore", str(file))
     assert refused.returncode == 1
     assert "is not empty" in refused.stderr
@@ -152,9 +162,8 @@ def test_a_database_that_holds_something_is_replaced_only_by_force(lived_in: Pla
     assert lived_in.rows("SELECT to_regclass('left_over')") == [(None,)]
 
 
-def test_a_damaged_backup_is_refused_before_anything_is_dropped(lived_in: Place, tmp_path: Path) -> None:
-    file, torn, other = tmp_path / "respan.tar", tmp_path / "torn.tar", tmp_path / "other.tar"
-    assert lived_in.manage("backup", str(file)).returncode == 0
+def test_a_damaged_backup_is_refused_before_anything_is_dropped(lived_in: Place, file: Path, tmp_path: Path) -> None:
+    torn, other = tmp_path / "torn.tar", tmp_path / "other.tar"
     torn.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     other.write_bytes(b"no archive at all")
     for wrong in (torn, other):

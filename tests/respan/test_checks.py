@@ -73,6 +73,8 @@ def test_proper_production_is_accepted(public: Any) -> None:
         ("RESPAN_UPSTREAM_ALLOW", ["10.0.0.5"], "respan.E010"),
         ("RESPAN_UPSTREAM_ALLOW", ["10.0.0.5:0"], "respan.E010"),
         ("RESPAN_UPSTREAM_ALLOW", ["169.254.169.254:80"], "respan.E011"),
+        ("REDIS_URL", "redis.example.com:6379", "respan.E014"),
+        ("REDIS_URL", "http://redis.example.com", "respan.E014"),
         ("RESPAN_GAP_TIMEOUT_S", 0.0, "respan.E012"),
         ("RESPAN_WEB_PROCESSES", 0, "respan.E012"),
         ("RESPAN_SIGNUP_GRANT_USD", "much", "respan.E013"),

@@ -247,6 +247,27 @@ def test_a_word_the_pages_do_not_use_finds_those_that_mean_the_same() -> None:
     assert [hit.path for hit in found] == [page.path]
 
 
+def test_a_page_is_found_by_what_people_call_its_subject(tree: Tree) -> None:
+    navigation = '[[folder]]\nname = ""\ntitle = "Start"\n[called]\nbooks = "double entry, ledger"\n'
+    library = tree(navigation, books="What is booked.", other="Entry of a building. A double room.")
+    assert paths(library, "ledger") == ["books"]
+    assert paths(library, "double entry")[0] == "books"
+
+
+def test_words_side_by_side_win_over_the_same_words_apart(tree: Tree) -> None:
+    library = tree(
+        keys="Text.\n\n## Key of a provider\n\nHere.\n\n## Rotation of one\n\nThere.",
+        turns="Text.\n\n## Key rotation\n\nHere.\n\n## A provider of it\n\nThere.",
+    )
+    assert paths(library, "key rotation")[0] == "turns"
+
+
+def test_a_misspelled_word_means_what_the_word_means(tree: Tree) -> None:
+    library = [a_page("Credits pay for calls.", "credits"), a_page("A sheet of balances.", "sheet")]
+    found = Search(library, {"balances": "credit"}).find("balancse", 3)
+    assert {hit.path for hit in found} == {"credits", "sheet"}
+
+
 def test_forms_of_a_word_and_misspellings_are_found(library: docs.Index) -> None:
     assert paths(library, "how do I upload files?")[0] == "gateway/files"
     assert paths(library, "how can i get streemed answers now")[0] == "gateway/streaming"
@@ -293,6 +314,9 @@ def test_a_search_without_pages_finds_nothing() -> None:
         "query queries",
         "error errors",
         "limit limits limited limiting",
+        "encrypt encrypts encrypted encryption",
+        "deploy deploys deployed deployment deployments",
+        "connect connection connections",
     ],
 )
 def test_forms_of_a_word_have_one_root(forms: str) -> None:  # fmt: skip

@@ -19,6 +19,7 @@ from django.utils import timezone
 
 from respan import doctor, doctor_parts
 from tests.conftest import on_server
+from tests.respan.test_redis import REDIS_URL, needs_redis
 from tests.servers import REPOSITORY, free_port, wait_until
 
 KEY = "q4Jd0v1m3k7ZxYb8cTn5sR2wUeHgLoPiA9fVtNyBz6E="
@@ -27,6 +28,17 @@ SOUND = {
     "RESPAN_KEY_PEPPER": "Zp8Wm3Kq7Xr2Vt5Ny9Bd4Fh6Js1Lc0Gae",
     "RESPAN_KEYS": f"k1:{KEY}",
 }
+
+
+def _has_rabbitmq() -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", 5672), timeout=0.5):
+            return True
+    except OSError:
+        return False
+
+
+needs_rabbitmq = pytest.mark.skipif(not _has_rabbitmq(), reason="no RabbitMQ runs on this machine")
 
 
 @pytest.fixture
@@ -173,19 +185,84 @@ def test_a_broker_that_is_away_fails_without_showing_its_password(examine: Any) 
     assert "hunter2" not in str(findings)
 
 
+@needs_rabbitmq
+def test_a_broker_that_knows_no_such_user_fails(examine: Any) -> None:
+    url = "amqp://respan:hunter2-hunter2@127.0.0.1:5672//"
+    code, findings = examine("--only", "broker", CELERY_BROKER_URL=url)
+    assert code == 1
+    assert "broker: RabbitMQ at 127.0.0.1 cannot be used (AccessRefused)" in said(findings, "fail")
+    assert "hunter2" not in str(findings)
+
+
 def test_a_broker_that_takes_connections_but_never_answers_fails_in_time(examine: Any) -> None:
+    began = time.monotonic()
+    examine("--only", "ways-out")
+    start_s = time.monotonic() - began  # what every doctor takes on this machine, busy as it is
     with socket.create_server(("127.0.0.1", 0)) as silent:
         began = time.monotonic()
         code, findings = examine("--only", "broker", CELERY_BROKER_URL=f"amqp://127.0.0.1:{silent.getsockname()[1]}//")
     assert code == 1
     assert "cannot be used" in said(findings, "fail")
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began - start_s < 20
 
 
 def test_a_broker_of_another_kind_fails(examine: Any) -> None:
     code, findings = examine("--only", "broker", CELERY_BROKER_URL="redis://127.0.0.1:6379/0")
     assert code == 1
     assert "redis://, which is not supported" in said(findings, "fail")
+
+
+def test_without_a_redis_there_is_nothing_to_find(examine: Any) -> None:
+    code, findings = examine("--only", "redis", REDIS_URL="")
+    assert code == 0
+    assert [each["state"] for each in findings] == ["ok"]
+
+
+@needs_redis
+def test_a_redis_that_answers_is_named(examine: Any) -> None:
+    code, findings = examine("--only", "redis", REDIS_URL=REDIS_URL)
+    assert code == 0
+    assert "redis: Redis " in said(findings, "ok") + said(findings, "warn")
+
+
+def test_a_redis_that_is_away_fails_without_showing_its_password(examine: Any) -> None:
+    code, findings = examine("--only", "redis", REDIS_URL=f"redis://:hunter2-hunter2@127.0.0.1:{free_port()}/0")
+    assert code == 1
+    assert "redis: Redis at 127.0.0.1 cannot be used: ConnectionError" in said(findings, "fail")
+    assert "hunter2" not in str(findings)
+
+
+def test_a_redis_that_takes_connections_but_never_answers_fails_in_time(settings: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        settings.REDIS_URL = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
+        began = time.monotonic()
+        (found,) = doctor_parts.look_at_redis()
+    assert (found.state, found.text) == ("fail", "Redis at 127.0.0.1 cannot be used: TimeoutError")
+    assert time.monotonic() - began < 5
+
+
+def test_an_address_that_is_no_redis_fails(examine: Any) -> None:
+    code, findings = examine("--only", "redis", REDIS_URL="http://:hunter2-hunter2@127.0.0.1:6379")
+    assert code == 1
+    assert "REDIS_URL is no address of a Redis" in said(findings, "fail")
+    assert "hunter2" not in str(findings)
+
+
+@pytest.mark.parametrize(
+    ("told", "state", "words"),
+    [
+        ({"redis_version": "6.0.16"}, "fail", "is too old"),
+        ({"redis_version": "6.2.0"}, "ok", "Redis 6.2.0 at r"),
+        ({"redis_version": "8.2.1", "cluster_enabled": 1}, "fail", "is a cluster"),
+        ({"redis_version": "7.4", "maxmemory": 10, "maxmemory_policy": "allkeys-lru"}, "warn", "evicts by allkeys-lru"),
+        ({"redis_version": "7.4", "maxmemory": 0, "maxmemory_policy": "allkeys-lru"}, "ok", "Redis 7.4"),
+        ({"redis_version": "7.4", "maxmemory": 10, "maxmemory_policy": "volatile-ttl"}, "ok", "Redis 7.4"),
+    ],
+)
+def test_a_redis_is_judged_by_what_it_says_of_itself(told: dict[str, Any], state: str, words: str) -> None:
+    (found,) = doctor_parts.judged(told, "r")
+    assert (found.state, words in found.text) == (state, True)
+    assert found.advice or state == "ok"
 
 
 def test_a_spool_that_is_a_file_or_open_to_others_is_found(examine: Any, tmp_path: Path) -> None:

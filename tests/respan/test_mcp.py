@@ -20,6 +20,9 @@ from respan.mcp import Door, Pace
 from tests.servers import Server
 from tests.stack import call
 
+# One worker runs them all: they share a web process.
+pytestmark = pytest.mark.xdist_group("mcp")
+
 ACCEPT = {"Accept": "application/json, text/event-stream"}
 PING = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
 VERSIONS = ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"]

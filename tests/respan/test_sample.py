@@ -25,7 +25,7 @@ from traces.models import IngestBatch
 
 pytestmark = pytest.mark.django_db
 
-ROLLUPS = ("traces_usage_hour", "traces_usage_day", "traces_usage_part")
+ROLLUPS = ("traces_usage_hour", "traces_usage_day", "traces_usage_part", "traces_usage_customer")
 # Enough for some of everything; the button makes `sample.CALLS`.
 CALLS = 600
 NOW = datetime(2026, 11, 18, 15, 30, tzinfo=UTC)  # a Wednesday

@@ -322,7 +322,10 @@ def spool(stack: Stack) -> list[Any]:
 
 
 def is_marked(path: Any, found: Findings) -> bool:
-    return path.exists() and found.secrets.marker.encode() in path.read_bytes()
+    try:
+        return found.secrets.marker.encode() in path.read_bytes()
+    except FileNotFoundError:  # carried by the shipper meanwhile
+        return False
 
 
 # --- What was found ---------------------------------------------------------------------------------------------------

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Browser, ConsoleMessage, Locator, Page, Request, Response, async_playwright
+import pytest_asyncio
+from playwright.async_api import Browser, CDPSession, ConsoleMessage, Locator, Page, Request, Response, async_playwright
 
 from tests.stack import Stack
 
@@ -28,6 +29,7 @@ ARGUMENTS = [
     "--disable-sync",
 ]
 TIMEOUT_MS = 15_000
+HEIGHT = 900
 # What htmx says when a search takes the place of the one before it (`hx-sync="this:replace"`). Of a request that fails
 # it says `htmx:sendError` or `htmx:responseError` besides.
 _REPLACED = ("htmx:sendAbort", "htmx:afterRequest")
@@ -38,9 +40,9 @@ UNLABELLED = """[...document.querySelectorAll("input:not([type=hidden]), select,
   .filter(control => !control.labels.length && !control.ariaLabel).map(control => control.name)"""
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def browser() -> AsyncIterator[Browser]:
-    """The system's Chromium."""
+    """The system's Chromium, started once a run; what its visitors keep (cookies, cache, storage) is theirs alone."""
     path = next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:
         refuse = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
@@ -62,6 +64,7 @@ class Visitor:
     troubles: list[str] = field(default_factory=list)
     refused: set[str] = field(default_factory=set)
     pages_seen: int = 0
+    fingers: CDPSession | None = None
 
     def watch(self) -> None:
         self.page.on("console", self._on_console)
@@ -154,6 +157,15 @@ class Visitor:
         await self.page.locator(until).wait_for()
         return None
 
+    async def resize(self, width: int) -> None:
+        """Go on in a window of another width, by finger where it is a phone's."""
+        if self.fingers is None:  # kept: what a session emulates ends with it
+            self.fingers = await self.page.context.new_cdp_session(self.page)
+        await self.fingers.send("Emulation.setTouchEmulationEnabled", {"enabled": is_phone(width)})
+        await self.page.set_viewport_size({"width": width, "height": HEIGHT})
+        self.label = _label(width, self.scripts)
+        assert await self.page.evaluate("innerWidth") == width
+
     async def choose_tab(self, name: str) -> None:
         """Show a part of the page; without scripts all parts are shown."""
         if self.scripts:
@@ -200,10 +212,19 @@ class Visitor:
         await self.page.emulate_media(color_scheme="light")
 
 
+def is_phone(width: int) -> bool:
+    return width < 760
+
+
+def _label(width: int, scripts: bool) -> str:
+    """Return how the pictures of such a window are called."""
+    return f"{width}{'' if scripts else '-noscript'}"
+
+
 Visit = Callable[..., Awaitable[Visitor]]
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="session")
 async def visit(stack: Stack, browser: Browser) -> AsyncIterator[Visit]:
     """Open a browser window at the running product: `await visit(width=390, scripts=False)`."""
     visitors: list[Visitor] = []
@@ -211,13 +232,12 @@ async def visit(stack: Stack, browser: Browser) -> AsyncIterator[Visit]:
     async def arrive(*, width: int = 1440, scripts: bool = True) -> Visitor:
         context = await browser.new_context(
             java_script_enabled=scripts,
-            viewport={"width": width, "height": 900},
-            has_touch=width < 760,
+            viewport={"width": width, "height": HEIGHT},
+            has_touch=is_phone(width),
             reduced_motion="reduce",  # nothing is judged half way
         )
         context.set_default_timeout(TIMEOUT_MS)
-        label = f"{width}{'' if scripts else '-noscript'}"
-        visitors.append(Visitor(await context.new_page(), stack.base_url, label, scripts))
+        visitors.append(Visitor(await context.new_page(), stack.base_url, _label(width, scripts), scripts))
         visitors[-1].watch()
         return visitors[-1]
 

@@ -106,12 +106,9 @@ async def test_an_unknown_page_names_the_nearest(visit: Visit) -> None:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("width", [1440, 390])
 @pytest.mark.parametrize("pages", some(every_page(), 20), ids=lambda pages: next(iter(pages)))
-async def test_every_page_of_the_docs_is_light_and_fits_the_window(
-    visit: Visit, width: int, pages: dict[str, str]
-) -> None:
-    wrong = await judge(await visit(width=width), pages, {}, by_axe=False)
+async def test_every_page_of_the_docs_is_light_and_fits_the_window(visit: Visit, pages: dict[str, str]) -> None:
+    wrong = await judge(await visit(), pages, {}, by_axe=False)
     assert not wrong, "\n".join(wrong)
 
 

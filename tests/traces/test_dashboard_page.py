@@ -3,6 +3,7 @@
 import re
 from datetime import UTC, datetime, timedelta
 from html import unescape
+from importlib import import_module
 
 import pytest
 from django.db import connection
@@ -17,6 +18,7 @@ from traces.figures import Figures
 pytestmark = pytest.mark.django_db
 
 DASHBOARD = "/platform/dashboard/"
+CUSTOMERS_MIGRATION = import_module("traces.migrations.0007_customers_by_month")
 EVIL = "<script>alert(1)</script>\"'{{ 7|add:7 }}"
 
 
@@ -147,6 +149,10 @@ def test_ten_thousand_customers_are_twenty_and_the_others(cast, page):
             " (VALUES ('h', 'hour'), ('d', 'day')) x(r, u)",
             [cast.organization.pk],
         )
+        for table, condition in (("traces_usage_customer", "TRUE"), ("traces_usage_part", "dimension = 'named'")):
+            cursor.execute(f"DELETE FROM {table} WHERE organization_id = %s AND {condition}", [cast.organization.pk])
+        for statement in CUSTOMERS_MIGRATION.fill(f"organization_id = {cast.organization.pk}"):
+            cursor.execute(statement)
     _, text, html = page(cast.owner, by="customer")
     assert "9,980 other customers" in text
     assert len(html) < 400_000
@@ -229,6 +235,40 @@ def test_number_of_queries_does_not_grow_with_what_is_shown(cast, client):
         key = keys.issue(organization=cast.organization, name=f"k{number}", environment="production", created_by=None)
         calls(cast, request_model=f"m{number}", customer_identifier=f"c{number}", api_key_id=key.api_key.pk)
     assert {by: queries(by) for by in few} == few
+
+
+def test_page_is_one_statement_of_figures(cast, client):
+    calls(cast, 3, customer_identifier="c")
+    client.force_login(cast.owner)
+    for params in ({}, {"by": "customer"}, {"model": "gpt-4o-mini", "by": "key"}, {"customer": "c", "by": "customer"}):
+        with CaptureQueriesContext(connection) as captured:
+            assert client.get(DASHBOARD, params).status_code == 200
+        asked = [each["sql"] for each in captured if "traces_usage" in each["sql"] or "traces_span" in each["sql"]]
+        assert len(asked) <= 1 + ("customer" in params) * 2, params
+
+
+def test_calls_that_no_figures_are_kept_of_are_added_up_after_the_page_came(cast, page, client):
+    calls(cast, 3, request_model="one", customer_identifier="c")
+    calls(cast, 2, request_model="two", customer_identifier="c")
+    with connection.cursor() as cursor:  # as if there were thousands
+        cursor.execute(
+            "UPDATE traces_usage_part SET n = n + 5000 WHERE organization_id = %s AND dimension IN ('customer', 'all')",
+            [cast.organization.pk],
+        )
+    for params in ({"customer": "c", "by": "model"}, {"model": "one", "by": "customer"}):
+        status, text, html = page(cast.owner, range="30d", **params)
+        assert status == 200
+        assert "5,005 calls are read one by one" in text
+        assert "Calls by" not in text
+        [address] = set(re.findall(r'<a class="btn" data-variant="outline" href="([^"]*)">Add them up', html))
+        assert f'hx-get="{DASHBOARD}{address}" hx-trigger="load"' in html
+        whole = " ".join(
+            unescape(re.sub(r"<[^>]*>", " ", client.get(DASHBOARD + unescape(address)).content.decode())).split()
+        )
+        assert ("one 3" if "customer" in params else "c 3") in whole
+        assert "wait=1" not in client.get(DASHBOARD + unescape(address)).content.decode().partition("<main")[2]
+    # Few calls are read at once.
+    assert "read one by one" not in page(cast.owner, range="30d", customer="c", by="customer", environment="test")[1]
 
 
 def test_change_says_which_way_and_whether_that_is_good():

@@ -11,9 +11,10 @@ from django.db import connection, transaction
 from billing.usage import Usage
 from respan import ids
 from tests.traces.test_store import query, row
-from traces import figures
-from traces.figures import Figures, Filters, Histogram
+from traces import figures, seeding
+from traces.figures import Figures, Filters, Histogram, Scope
 from traces.store.postgres import Store
+from traces.store.removal import remove_spans
 
 pytestmark = pytest.mark.django_db
 
@@ -22,20 +23,19 @@ NOON = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0) - t
 FACTOR = 2**0.5
 
 
-@pytest.fixture
-def tenant(organization) -> int:
-    """An organization with 600 calls of nine days, a few of them exactly at the edges of hours and days."""
-    luck = random.Random(7)  # noqa: S311  (the same calls each time)
+def some_rows(organization_id: int, count: int, *, days: int, seed: int, metadata=None) -> list:
+    """Make random calls of the last days, a few of them exactly at the edges of hours and days."""
+    luck = random.Random(seed)  # noqa: S311  (the same calls each time)
     rows = []
-    for number in range(600):
-        at = NOON - timedelta(seconds=luck.randrange(9 * 86_400))
+    for number in range(count):
+        at = NOON - timedelta(seconds=luck.randrange(days * 86_400))
         if number % 40 == 0:
             at = at.replace(hour=at.hour if number % 80 else 0, minute=0, second=0, microsecond=0)
         started_us = int(at.timestamp() * 1_000_000)
         cost = None if number % 11 == 0 else luck.randrange(10**7)
         rows.append(
             row(
-                organization_id=organization.pk,
+                organization_id=organization_id,
                 id=ids.new_uuid(started_us // 1000),
                 started_us=started_us,
                 provider=None if number % 13 == 0 else luck.choice(["openai", "groq"]),
@@ -56,12 +56,23 @@ def tenant(organization) -> int:
                 else f"customer {min(luck.randrange(40), luck.randrange(40))}",
                 cached=number % 10 == 0,
                 saved_nano=number * 31 if number % 10 == 0 else None,
+                metadata=metadata or {},
                 request_body=None,
                 response_body=None,
             )
         )
+    return rows
+
+
+def store(rows: list) -> None:
     with transaction.atomic():
         assert Store().write(rows) == []
+
+
+@pytest.fixture
+def tenant(organization) -> int:
+    """An organization with 600 calls of nine days."""
+    store(some_rows(organization.pk, 600, days=9, seed=7))
     return organization.pk
 
 
@@ -170,9 +181,23 @@ def test_breakdown_equals_the_spans(tenant):
         check_breakdown(tenant, by, filters, condition)
 
 
-def check_breakdown(tenant, by, filters, condition):
-    start, end = WINDOWS["ends within days"]
+def test_customers_of_any_hours_equal_the_spans(tenant):
+    windows = [
+        *WINDOWS.values(),
+        *((NOON - timedelta(hours=hours), NOON - timedelta(hours=1)) for hours in range(2, 60)),
+    ]
+    for start, end in windows:
+        check_breakdown(tenant, "customer", Filters(), "TRUE", (start, end))
+
+
+def check_breakdown(tenant, by, filters, condition, window=WINDOWS["ends within days"]):
+    start, end = window
     found = figures.breakdown(organization_id=tenant, start=start, end=end, by=by, limit=3, filters=filters)
+    check_shares(found, tenant, by, condition, (start, end))
+
+
+def check_shares(found, tenant, by, condition, window):
+    start, end = window
     exact = of_spans(
         f"{COLUMNS[by]}, {SUMS}, array_agg(duration_us)",
         tenant,
@@ -279,3 +304,106 @@ def test_figures_never_write(tenant):
         figures.totals(**asked)
         figures.breakdown(**asked, by="customer")
         figures.series(**asked, metric="cost", group_by="model", bucket="day")
+
+
+# --- A page's figures at once -----------------------------------------------------------------------------------------
+
+
+def check_report(tenant, window, *, is_open=False, environment="", filters=None, condition="TRUE"):
+    """Everything a page shows of a window equals the spans, to the nano-USD."""
+    start, end = window
+    before = (start - timedelta(days=4), end - timedelta(days=4))
+    scope = Scope(tenant, start, end, environment, filters or Filters(), is_open=is_open)
+    if environment:
+        condition += f" AND environment = '{environment}'"
+    for by in COLUMNS:
+        found = figures.report(scope, before=before, bucket="day", by=by, limit=3)
+        ((*exact, _),) = of_spans(f"{SUMS}, 1", tenant, window, condition)
+        assert sums(sum((point.figures for point in found.points), Figures())) == tuple(exact)
+        ((*exact, _),) = of_spans(f"{SUMS}, 1", tenant, before, condition)
+        assert sums(found.previous) == tuple(exact)
+        by_day = of_spans(
+            "date_trunc('day', started_at, 'UTC'), coalesce(sum(cost_nano), 0)", tenant, window, condition, "GROUP BY 1"
+        )
+        spend = [sum(amounts) for amounts in zip(*(each.points for each in found.spend.series), strict=True)]
+        assert [(at, amount) for at, amount in zip(found.spend.starts, spend, strict=False) if amount] == sorted(
+            (at, int(amount)) for at, amount in by_day if amount
+        )
+        check_shares(found.breakdown, tenant, by, condition, window)
+        assert figures.totals(
+            organization_id=tenant, start=start, end=end, environment=environment, filters=scope.filters
+        ).cost_nano == sum(spend)
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_report_equals_the_spans(tenant, name):
+    check_report(tenant, WINDOWS[name])
+    check_report(tenant, WINDOWS[name], environment="test")
+
+
+@pytest.mark.parametrize("name", [name for name in FILTERS if name != "nothing"])
+def test_report_that_is_narrowed_equals_the_spans(tenant, name):
+    filters, condition = FILTERS[name]
+    check_report(tenant, WINDOWS["ends within days"], filters=filters, condition=condition)
+
+
+def test_report_that_is_open_equals_the_spans_of_today_too(organization):
+    now = datetime.now(UTC)
+    end = figures.floor(now, "hour") + timedelta(hours=1)
+    moments = [now - timedelta(minutes=37 * number) for number in range(120)]
+    store(
+        [
+            row(
+                organization_id=organization.pk,
+                id=ids.new_uuid(int(at.timestamp() * 1000)),
+                started_us=int(at.timestamp() * 1_000_000),
+                cost_nano=number * 7,
+                customer_identifier=f"customer {number % 9}",
+                request_body=None,
+                response_body=None,
+            )
+            for number, at in enumerate(moments)
+        ]
+    )
+    for hours in (1, 5, 13, 24, 30, 70):
+        check_report(organization.pk, (end - timedelta(hours=hours), end), is_open=True)
+
+
+def test_calls_that_come_late_are_in_every_figure(organization):
+    for seed, days in ((1, 2), (2, 45), (3, 20), (4, 45)):
+        store(some_rows(organization.pk, 150, days=days, seed=seed))
+        check_report(organization.pk, (NOON - timedelta(days=46), NOON))
+        check_report(organization.pk, (NOON - timedelta(days=17, hours=3), NOON - timedelta(days=2, hours=9)))
+
+
+def test_calls_that_are_taken_out_are_in_no_figure(organization):
+    store(some_rows(organization.pk, 200, days=40, seed=5))
+    store(some_rows(organization.pk, 200, days=40, seed=6, metadata={"sample": "true"}))
+    assert seeding.remove(organization_id=organization.pk, api_key_ids=[1, 2, 3], mark={"sample": "true"}) == 200
+    check_report(organization.pk, (NOON - timedelta(days=41), NOON))
+    assert seeding.remove(organization_id=organization.pk, api_key_ids=[1, 2, 3], mark={}) == 200
+    assert query("SELECT 1 FROM traces_usage_customer WHERE organization_id = %s", organization.pk) == []
+    check_report(organization.pk, (NOON - timedelta(days=41), NOON))
+
+
+def test_figures_stay_when_logs_are_deleted_after_their_retention(tenant):
+    start, end = WINDOWS["everything"]
+    asked = {"before": (start, end), "bucket": "day", "limit": 3}
+    kept = {by: figures.report(Scope(tenant, start, end), by=by, **asked) for by in COLUMNS}
+    assert remove_spans(organization_id=tenant, before=end, limit=1000) == 600
+    assert {by: figures.report(Scope(tenant, start, end), by=by, **asked) for by in COLUMNS} == kept
+
+
+def test_calls_to_read_are_those_that_no_roll_up_has(tenant):
+    start, end = WINDOWS["everything"]
+    ((everyone,),) = of_spans("count(*)", tenant, (start, end))
+    ((of_three,),) = of_spans("count(*)", tenant, (start, end), "customer_identifier = 'customer 3'")
+
+    def asked(by, **filters):
+        return figures.calls_to_read(Scope(tenant, start, end, filters=Filters(**filters)), by)
+
+    assert [asked(by) for by in COLUMNS] == [0, 0, 0, 0]
+    assert asked("key", model="model-1", provider="groq") == 0
+    assert asked("customer", model="model-1") == everyone
+    assert asked("model", customer="customer 3") == of_three
+    assert asked("customer", customer="customer 3", api_key_id=1) == of_three

@@ -24,7 +24,12 @@ NOW = datetime.now(UTC)
 def write(organization: Any, *ages: timedelta) -> None:
     """Store a call with a body for each age."""
     records = [
-        finished(organization_id=organization.pk, started_us=int((NOW - age).timestamp() * 1_000_000)) for age in ages
+        finished(
+            organization_id=organization.pk,
+            started_us=int((NOW - age).timestamp() * 1_000_000),
+            customer_identifier="customer",
+        )
+        for age in ages
     ]
     with transaction.atomic():
         refused = Store().write(

@@ -18,6 +18,7 @@ from traces.store.rollups import BOUNDS_US
 pytestmark = pytest.mark.django_db
 
 MIGRATION = import_module("traces.migrations.0004_usage_by_day_and_part")
+CUSTOMERS_MIGRATION = import_module("traces.migrations.0007_customers_by_month")
 HOUR_US = 3_600_000_000
 SUMS = """
     sum(n), sum(errors), sum(input_tokens), sum(output_tokens), sum(cache_read_input_tokens),
@@ -62,7 +63,7 @@ def some_rows(organization_id: int, count: int, **values) -> list:
 
 
 def assert_all_rollups_agree(organization_id: int) -> None:
-    """The hour equals the spans; the day and every dimension equal the hour; customers equal the spans."""
+    """The hour equals the spans; the day and every dimension equal the hour; customers and those named the spans."""
     assert_rollups_equal_spans(organization_id)
     cross = "environment, provider, model, api_key_id, status, paid_by"
     by_day = f"""
@@ -100,6 +101,32 @@ def assert_all_rollups_agree(organization_id: int) -> None:
             " AND customer_identifier <> '' GROUP BY 1, 2, 3 ORDER BY 1, 2, 3",
             organization_id,
         )
+
+    assert_months_of_customers_equal_the_spans(organization_id)
+    named = (
+        "SELECT resolution, bucket, environment, {value}, {sums} FROM traces_usage_part"
+        " WHERE dimension = %s AND organization_id = %s GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3"
+    ).replace("{sums}", SUMS)
+    assert query(named.format(value="value"), "named", organization_id) == query(
+        named.format(value="''"), "customer", organization_id
+    )
+
+
+def assert_months_of_customers_equal_the_spans(organization_id: int) -> None:
+    """Each slot is the number of calls from the first of the month to the end of its day; no row without a call."""
+    until = ", ".join(
+        f"count(*) FILTER (WHERE extract(day FROM started_at AT TIME ZONE 'UTC') <= {day})" for day in range(1, 32)
+    )
+    slots = ", ".join(f"coalesce(calls[{day}], 0)" for day in range(1, 32))
+    assert query(
+        f"SELECT bucket, customer, environment, {slots} FROM traces_usage_customer WHERE organization_id = %s"
+        " ORDER BY 1, 2, 3",
+        organization_id,
+    ) == query(
+        f"SELECT date_trunc('month', started_at, 'UTC'), customer_identifier, environment, {until} FROM traces_span"
+        " WHERE organization_id = %s AND customer_identifier <> '' GROUP BY 1, 2, 3 ORDER BY 1, 2, 3",
+        organization_id,
+    )
 
 
 def test_rollups_by_hour_day_and_dimension_agree(organization):
@@ -162,27 +189,44 @@ def test_call_without_a_customer_or_with_an_empty_one_is_no_customers(organizati
     )
 
 
+def test_customers_of_two_months_and_of_calls_that_come_late_are_counted_by_day(organization):
+    new_year_us = 1_798_761_600_000_000  # 2027-01-01
+    months = (new_year_us + 30 * HOUR_US, new_year_us + 31 * 24 * HOUR_US, new_year_us - 5 * 24 * HOUR_US)
+    for number, started_us in enumerate(months):
+        assert write(*some_rows(organization.pk, 40 + number, started_us=started_us)) == []
+        assert_all_rollups_agree(organization.pk)
+
+
 def test_migration_fills_what_the_store_would_have_written(organization):
     # Of the response cache it knows nothing: no call of its time was answered from one.
     write(*some_rows(organization.pk, 90, cached=False, saved_nano=None))
-    tables = ("traces_usage_day", "traces_usage_part")
-    written = [everything(table, organization.pk) for table in tables]
+    written = [everything(table, organization.pk) for table in FILLED]
+    only = f"organization_id = {organization.pk}"
     with connection.cursor() as cursor:
-        for table in tables:
-            cursor.execute(f"DELETE FROM {table} WHERE organization_id = %s", [organization.pk])
-        for statement in MIGRATION.fill(f"organization_id = {organization.pk}"):
+        for table in FILLED:
+            cursor.execute(f"DELETE FROM {table} WHERE {only}")
+        for statement in (*MIGRATION.fill(only), *CUSTOMERS_MIGRATION.fill(only)):
             cursor.execute(statement)
-    assert [everything(table, organization.pk) for table in tables] == written
+    assert [everything(table, organization.pk) for table in FILLED] == written
     assert_all_rollups_agree(organization.pk)
 
 
+# The tables that migrations fill, and their keys.
+FILLED = {
+    "traces_usage_day": "bucket, environment, provider, model, api_key_id, status, paid_by",
+    "traces_usage_part": "dimension, resolution, bucket, value, environment",
+    "traces_usage_customer": "bucket, customer, environment",
+}
+
+
 def everything(table: str, organization_id: int) -> list[tuple]:
-    key = {
-        "traces_usage_day": "bucket, environment, provider, model, api_key_id, status, paid_by",
-        "traces_usage_part": "dimension, resolution, bucket, value, environment",
-    }[table]
+    key = FILLED[table]
+    if table == "traces_usage_customer":
+        measures = ", ".join(f"sum(coalesce(calls[{day}], 0))" for day in range(1, 32))
+    else:
+        measures = f"{SUMS}, {HISTOGRAMS}"
     return query(
-        f"SELECT {key}, {SUMS}, {HISTOGRAMS} FROM {table} WHERE organization_id = %s GROUP BY {key} ORDER BY {key}",
+        f"SELECT {key}, {measures} FROM {table} WHERE organization_id = %s GROUP BY {key} ORDER BY {key}",
         organization_id,
     )
 

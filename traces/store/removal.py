@@ -10,7 +10,7 @@ from typing import Final
 
 from django.db import connection, transaction
 
-ROLLUPS: Final = ("traces_usage_hour", "traces_usage_day", "traces_usage_part")
+ROLLUPS: Final = ("traces_usage_hour", "traces_usage_day", "traces_usage_part", "traces_usage_customer")
 
 # Oldest first: a batch then lies in a partition or two, and the bounds of time keep the deletes to those.
 _OLDEST = """

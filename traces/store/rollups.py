@@ -2,7 +2,9 @@
 
 Three tables with the same measures: `traces_usage_hour` and `traces_usage_day` have a row for every combination of
 environment, provider, model, key, status and payer; `traces_usage_part` has one for every value of one dimension alone
-(and `all`), which is what most questions are about. Customers are found only there: they would multiply the rest.
+(and `all`, and `named` for all calls that name a customer, without histograms), which is what most questions are about.
+Customers are found only there: they would multiply the rest. A fourth, `traces_usage_customer`, has each customer's
+calls of a month as running counts by day, so that the most active of many are found by reading each of them once.
 `RollUps` gathers the changes of a batch and writes them table by table, each sorted by key, so that two workers cannot
 deadlock. Pure but for `save`, which is given a cursor. Neighbours: `postgres.py`, which tells it every span added or
 taken out; `traces.figures` (reads).
@@ -12,7 +14,7 @@ import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import count
+from itertools import accumulate, count
 from typing import Any, Final
 
 import psycopg
@@ -40,6 +42,7 @@ SPAN_COLUMNS = (
 )  # fmt: skip
 
 HOUR, DAY = "h", "d"
+NAMED: Final = "named"
 
 
 def _bounds() -> list[int]:
@@ -68,10 +71,12 @@ def _upsert(table: str, key: tuple[str, ...]) -> str:
     """  # noqa: S608  (constants)
 
 
-def _delete_empty(table: str, key: tuple[str, ...]) -> str:
+def _delete_empty(table: str, key: tuple[str, ...], calls: str = "n") -> str:
     arrays = ", ".join(f"%s::{_TYPES.get(name, 'text')}[]" for name in key)
     same = " AND ".join(f"usage.{name} = line.{name}" for name in key)
-    return f"DELETE FROM {table} AS usage USING unnest({arrays}) AS line ({', '.join(key)}) WHERE {same} AND n = 0"  # noqa: S608
+    return (
+        f"DELETE FROM {table} AS usage USING unnest({arrays}) AS line ({', '.join(key)}) WHERE {same} AND {calls} = 0"  # noqa: S608
+    )
 
 
 class _Table:
@@ -87,6 +92,18 @@ class _Table:
 _HOURS = _Table("traces_usage_hour", _CROSS_KEY)
 _DAYS = _Table("traces_usage_day", _CROSS_KEY)
 _PARTS = _Table("traces_usage_part", _PART_KEY)
+
+_CUSTOMER_KEY = ("organization_id", "bucket", "customer", "environment")
+_ADD_CUSTOMERS: Final = """
+    INSERT INTO traces_usage_customer AS usage (organization_id, bucket, customer, environment, calls)
+    SELECT organization_id, bucket, customer, environment, calls::int[]
+    FROM unnest(%s::bigint[], %s::timestamptz[], %s::text[], %s::text[], %s::text[])
+        AS line (organization_id, bucket, customer, environment, calls)
+    ON CONFLICT (organization_id, bucket, customer, environment)
+    DO UPDATE SET calls = traces_sum_days(usage.calls, excluded.calls)
+"""
+_LAST_DAY: Final = 31
+_DELETE_CUSTOMERS: Final = _delete_empty("traces_usage_customer", _CUSTOMER_KEY, f"calls[{_LAST_DAY}]")
 
 # What of a key of `traces_usage_hour` each dimension of `traces_usage_part` keeps, as text.
 _DIMENSIONS: "Final[Mapping[str, Callable[[_Key], str]]]" = {
@@ -152,6 +169,13 @@ def _text(histogram: Mapping[int, int]) -> str:
     return f"[{first + 1}:{last + 1}]={counts}"  # PostgreSQL counts from one
 
 
+def _running(days: Mapping[int, int]) -> str:
+    """Write the calls of a month's days as running counts, from the first day with any to the last of the month."""
+    first = min(days)
+    counts = accumulate(days.get(day, 0) for day in range(first, _LAST_DAY + 1))
+    return f"[{first}:{_LAST_DAY}]={_array(map(str, counts))}"
+
+
 def _day(hour: datetime) -> datetime:
     return hour.replace(hour=0)
 
@@ -203,6 +227,21 @@ class RollUps:
             cursor.execute(table.upsert, [*columns, *measures, *histograms])
             if self._has_taken:
                 cursor.execute(table.delete_empty, columns)
+        self._save_customers(cursor)
+
+    def _save_customers(self, cursor: "psycopg.Cursor[Any]") -> None:
+        months: dict[_Key, dict[int, int]] = {}
+        for (organization_id, bucket, environment, customer), line in self._customers.items():
+            if calls := line.sums[0]:
+                days = months.setdefault((organization_id, _day(bucket).replace(day=1), customer, environment), {})
+                days[bucket.day] = days.get(bucket.day, 0) + calls
+        if not months:
+            return
+        keys = sorted(months)
+        columns = [list(column) for column in zip(*keys, strict=True)]
+        cursor.execute(_ADD_CUSTOMERS, [*columns, _array(f'"{_running(months[key])}"' for key in keys)])
+        if self._has_taken:
+            cursor.execute(_DELETE_CUSTOMERS, columns)
 
     def _by_day(self) -> dict[_Key, _Line]:
         days: dict[_Key, _Line] = {}
@@ -224,6 +263,7 @@ class RollUps:
                 yield key[0], dimension, key[1], value(key), key[2], line
         for (organization_id, bucket, environment, customer), line in self._customers.items():
             yield organization_id, "customer", bucket, customer, environment, line
+            yield organization_id, NAMED, bucket, "", environment, _Line(line.sums, {}, {})
 
 
 def _add_to(lines: dict[_Key, _Line], key: _Key, change: _Line) -> None:

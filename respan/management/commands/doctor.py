@@ -12,14 +12,14 @@ from django.core.management.base import BaseCommand
 
 from respan import doctor, doctor_parts
 
-_ALONE: Final[list[doctor.Look]] = [doctor_parts.look_at_spool]
+_ALONE: Final[list[doctor.Look]] = [doctor_parts.look_at_redis, doctor_parts.look_at_spool]
 _TABLES: Final[list[doctor.Look]] = [
     doctor_parts.look_at_broker,
     doctor_parts.look_at_shipper,
     doctor_parts.look_at_workers,
 ]
 AREAS: Final = (
-    "secrets", "address", "people", "ways-out", "spool", "database", "broker", "shipper", "workers",
+    "secrets", "address", "people", "ways-out", "redis", "spool", "database", "broker", "shipper", "workers",
     "provider-keys", "catalogue", "operator",
 )  # fmt: skip
 
@@ -27,7 +27,7 @@ AREAS: Final = (
 class Command(BaseCommand):
     """Prints one line for each finding, or one JSON object."""
 
-    help = "Examine this installation: settings, secrets, database, broker, spool, processes, provider keys, catalogue."
+    help = "Examine this installation: settings, secrets, database, broker, Redis, spool, processes, keys, catalogue."
     requires_system_checks = ()  # a broken setting is a finding
 
     def add_arguments(self, parser: ArgumentParser) -> None:

@@ -27,8 +27,10 @@ from respan.supervisor import Child, GaveUp, Supervisor
 
 # An advisory lock (any number, ours): hosts that start together migrate one after another.
 _MIGRATION_LOCK = 7_274_002
-# Web starts alone; the rest follows when it answers, or after this long.
+# Web starts first; the rest follows when it answers, or after this long.
 _HEAD_START_S = 5.0
+# Except the worker, which takes longest, where it holds nobody up: beside web on a processor of its own.
+_STARTS_BESIDE_WEB = "worker"
 _DATABASE_LOOK_S = 1.0
 
 
@@ -79,6 +81,8 @@ class Installation:
             return
         for child in _web_processes(self.listener.fileno()):
             self.supervisor.start(child)
+        if (os.cpu_count() or 1) > settings.RESPAN_WEB_PROCESSES:
+            self.start_background({_STARTS_BESIDE_WEB})
         try:
             self.supervisor.run(self.tend)
         except GaveUp as reason:
@@ -97,13 +101,19 @@ class Installation:
             self.is_ready = True
         if not self.is_complete and (self.is_ready or now - self.started_at > _HEAD_START_S):
             self.is_complete = True
-            for child in _background_processes():
-                self.supervisor.start(child)
+            self.start_background()
         if self.words is not None and self.is_ready and self.is_complete:
             self.greet()
         if now - self.looked_at > _DATABASE_LOOK_S:
             self.looked_at = now
             self.look_after_database()
+
+    def start_background(self, names: set[str] | None = None) -> None:
+        """Start the processes of these names, or all that have not been started."""
+        running = {child.name for child in self.supervisor.children}
+        for child in _background_processes():
+            if child.name not in running and (names is None or child.name in names):
+                self.supervisor.start(child)
 
     def greet(self) -> None:
         """Tell the address and the first steps, once."""
@@ -179,6 +189,8 @@ def _background_processes() -> list[Child]:
     worker = ["worker", "--pool", "prefork", "--concurrency", "1", "--hostname", "worker@%h"]
     quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
     pid_file = ["--pidfile", ""]
+    # Celery would run Django's checks in each of them and leave the findings unread; ours ran when `up` began.
+    os.environ.setdefault("CELERY_SKIP_CHECKS", "true")
     return [
         Child("shipper", [sys.executable, "manage.py", "ship"], stop_order=2, stop_timeout_s=10),
         Child("worker", [*celery, *worker, *quiet, *level], stop_order=3, stop_timeout_s=25),
