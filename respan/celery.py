@@ -10,6 +10,8 @@ from celery.signals import setup_logging
 from django.conf import settings
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "respan.settings")
+# `manage.py up` and `check` have judged the settings; Celery would do it again at each start and go on regardless.
+os.environ.setdefault("CELERY_SKIP_CHECKS", "true")
 
 app = Celery("respan")
 _is_pgmq = settings.CELERY_BROKER_URL.startswith("pgmq:")

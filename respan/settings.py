@@ -55,7 +55,7 @@ APPEND_SLASH = True
 INSTALLED_APPS = [
     "unfold",  # before the admin it dresses
     "unfold.contrib.filters",
-    "django.contrib.admin",
+    "django.contrib.admin.apps.SimpleAdminConfig",  # the console is loaded with the addresses: half of a start
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",

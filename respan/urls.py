@@ -6,6 +6,9 @@ from django.views.generic import RedirectView
 
 from respan import console, docs_views, health, home, key_facts, sample, schema, search, setup, spending
 
+# Only who serves pages needs the console: loading it takes half of the start of a worker or a command.
+admin.autodiscover()
+
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="home")),
     path("", include("gateway.urls")),

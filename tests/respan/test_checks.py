@@ -1,5 +1,6 @@
 """Unsafe configuration is refused; the defaults and a proper production are not."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -7,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.core.checks import CheckMessage
+from django.contrib import admin
+from django.core.checks import CheckMessage, Tags, run_checks
 
 from respan import checks
 
@@ -128,6 +130,12 @@ def _check(**env: str) -> "subprocess.CompletedProcess[str]":
 def test_production_passes_djangos_own_deployment_checks() -> None:
     done = _check()
     assert done.returncode == 0, done.stderr
+
+
+def test_the_console_passes_djangos_own_checks_once_it_is_loaded() -> None:
+    importlib.import_module("respan.urls")
+    assert len(admin.site._registry) > 15
+    assert run_checks(tags=[Tags.admin]) == []
 
 
 def test_check_command_stops_at_an_unsafe_setting() -> None:

@@ -189,8 +189,6 @@ def _background_processes() -> list[Child]:
     worker = ["worker", "--pool", "prefork", "--concurrency", "1", "--hostname", "worker@%h"]
     quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
     pid_file = ["--pidfile", ""]
-    # Celery would run Django's checks in each of them and leave the findings unread; ours ran when `up` began.
-    os.environ.setdefault("CELERY_SKIP_CHECKS", "true")
     return [
         Child("shipper", [sys.executable, "manage.py", "ship"], stop_order=2, stop_timeout_s=10),
         Child("worker", [*celery, *worker, *quiet, *level], stop_order=3, stop_timeout_s=25),
