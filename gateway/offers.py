@@ -82,7 +82,8 @@ def with_params(stock: Stock, params: Params, *, is_demo: bool) -> Stock:
 
 def offer(name: str, stock: Stock) -> Offer[Stored, Priced]:
     """Return what there is to answer a name with, where the request says nothing about it."""
-    return _offer(catalog().find(name) or _unlisted(name, stock.own), stock.own, stock.platform, stock)
+    own, platform = stock.own, stock.platform
+    return _offer(_found(name, own, platform) or _unlisted(name, own), own, platform, stock)
 
 
 def offer_for(wanted: Wanted, stock: Stock, params: Params) -> tuple[str, Offer[Stored, Priced]]:
@@ -95,7 +96,7 @@ def offer_for(wanted: Wanted, stock: Stock, params: Params) -> tuple[str, Offer[
         name = _at_provider(name, pin)
         own, platform = tuple(filter(pin.allows, own)), tuple(filter(pin.allows, platform))
     own = _not_excluded_servers(own, wanted, params)
-    matches = catalog().find(name)
+    matches = _found(name, own, platform)
     if pin is not None and wanted.is_excludable and not matches and name != wanted.name:
         raise NothingFits(f"{pin.key_name or pin.provider.id} alone may answer, and is not known to have it.")
     if not matches and (deployment := _deployment(wanted, name)) is not None:
@@ -131,6 +132,19 @@ def _keyless() -> frozenset[str]:
 
 
 # --- Which models ----------------------------------------------------------------------------------------------------
+
+
+def _found(name: str, own: Sequence[Stored], platform: Sequence[Stored]) -> list[Model]:
+    """Return the models that the catalogue lists by a name.
+
+    A name that begins with one provider may be the id of a model at another (OpenRouter's `openai/x`): where nobody has
+    a key for that one, a key for the first is asked.
+    """
+    matches = catalog().find(name)
+    providers = {model.provider for model in matches}
+    if not matches or not providers.isdisjoint((*_keyless(), *(key.provider for key in (*own, *platform)))):
+        return matches
+    return _unlisted(name, own) or matches
 
 
 def _unlisted(name: str, own: Sequence[Stored], *, given: Collection[str] = ()) -> list[Model]:

@@ -781,3 +781,15 @@ def test_respans_parameters_are_in_no_dialects_way(name):
     found = params.gather({"fallback_models": msgspec.Raw(b'["a"]')}, {}, not_ours=kept)
     assert found.fallback_models == ("a",)
     assert ANTHROPIC.keeps == {"metadata"}
+
+
+def test_a_name_that_another_provider_has_as_an_id_goes_where_a_key_is():
+    name = "openai/gpt-3.5-turbo-instruct"
+    assert {model.provider for model in catalog().find(name)}.isdisjoint({"openai"})
+    lister = catalog().find(name)[0].provider
+    alone = search(name, own=[key("openai")])
+    assert ways(alone) == [(0, "openai", "gpt-3.5-turbo-instruct", "main")]
+    both = search(name, own=[key("openai"), key(lister)])
+    assert [way[1] for way in ways(both)] == [lister]
+    with pytest.raises(routing.NothingToPayWith):
+        search(name, own=[key("mistral")])
