@@ -23,7 +23,7 @@ LIMITS = {"connect": 2.0, "first_byte": 2.0, "read": 2.0, "total": 5.0}
 
 def call(provider, script="", *, stream=False, limits=None):
     body = json.dumps({"model": f"fake:{script}", "stream": stream, "messages": []}).encode()
-    url = httpx.URL(f"{provider.base_url}/chat/completions")
+    url = f"{provider.base_url}/chat/completions"
     headers = {"content-type": "application/json"}
     return upstream.post(url, headers=headers, body=body, limits=LIMITS | (limits or {}))
 
@@ -135,7 +135,7 @@ async def test_a_call_whose_deadline_is_over_is_not_sent(provider):
 async def test_blocks_stop_at_their_own_deadline_whatever_the_transport_does():
     transport = sandbox.Transport(delay_s=0.05)
     body = b'{"model":"exact","messages":[{"role":"user","content":"x"}],"stream":true,"max_tokens":500}'
-    request = upstream.post(httpx.URL("sandbox://local/chat/completions"), headers={}, body=body, limits={})
+    request = upstream.post("sandbox://local/chat/completions", headers={}, body=body, limits={})
     response = await upstream.send(request, transport=transport, deadline=time.monotonic() + 5)
     with pytest.raises(UpstreamTimeout):
         async for _ in upstream.blocks(response, deadline=time.monotonic() + 0.2):
@@ -186,7 +186,7 @@ async def test_finishing_does_not_wait_for_a_provider_that_goes_on(provider):
 
 async def test_the_sandbox_is_sent_to_like_any_provider():
     body = b'{"model":"echo","messages":[{"role":"user","content":"hi there"}]}'
-    request = upstream.post(httpx.URL("sandbox://local/chat/completions"), headers={}, body=body, limits=LIMITS)
+    request = upstream.post("sandbox://local/chat/completions", headers={}, body=body, limits=LIMITS)
     response = await upstream.send(request, transport=sandbox.TRANSPORT, deadline=time.monotonic() + 5)
 
     assert json.loads(await upstream.read(response, 100_000))["choices"][0]["message"]["content"] == "hi there"
